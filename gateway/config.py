@@ -1,0 +1,259 @@
+"""Every setting: once, with its unit, default and the reason for the default.
+
+Sources, strongest first: environment (`HOMEPORT_SSH_LISTEN` is `listen` in `[ssh]`), the TOML file named by
+`HOMEPORT_CONFIG` (else `/etc/homeport/homeport.toml` if it exists), the defaults below. Unknown names stop the start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.errors import ConfigInvalid
+
+SYSTEM_CONFIG_FILE = Path("/etc/homeport/homeport.toml")
+ENVIRONMENT_PREFIX = "HOMEPORT_"
+# Read by other parts of the command, not settings of the tree below.
+ENVIRONMENT_OTHER = ("HOMEPORT_CONFIG",)
+
+Isolation = Literal["auto", "bubblewrap", "none"]
+_DAYS_MAX = 36_500
+
+
+class Address(BaseModel):
+    """`host:port`; an IPv6 host stands in brackets. Port 0 lets the kernel choose."""
+
+    model_config = ConfigDict(frozen=True)
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\s\[\]]+)):(\d{1,5})", text)
+        if match is None or int(match[3]) > 65535:
+            raise ValueError(f"{text!r} is not HOST:PORT; write for example 127.0.0.1:2222 or [::1]:2222")
+        return cls(host=match[1] or match[2], port=int(match[3]))
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+
+
+def _address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+class SshSettings(_Section):
+    # Loopback until the operator says otherwise: a fresh install must not be reachable by accident.
+    listen: Address = Address(host="127.0.0.1", port=2222)
+    # OpenSSH gives 120 s (LoginGraceTime); a person typing a passphrase rarely needs a minute.
+    login_grace_seconds: float = Field(default=60, gt=0, le=600)
+    # Keys offered per connection; agents hold many, OpenSSH's 6 is a common complaint.
+    auth_attempts_max: int = Field(default=20, ge=1, le=1000)
+    connections_max: int = Field(default=1000, ge=1)
+    # Not yet logged in, in all and from one address: 20 connections at once are normal for Ansible.
+    connections_unauthenticated_max: int = Field(default=200, ge=1)
+    connections_unauthenticated_per_address_max: int = Field(default=100, ge=1)
+    # OpenSSH has 10; VS Code and ControlMaster users pass 60 on an ordinary day.
+    sessions_per_connection_max: int = Field(default=200, ge=1)
+    forwards_per_connection_max: int = Field(default=500, ge=1)
+    # Three misses = 45 s: below the 60 s idle default of common load balancers.
+    keepalive_interval_seconds: float = Field(default=15, gt=0)
+    keepalive_misses_max: int = Field(default=3, ge=1)
+    # Environment variables a client may set, with * as a wildcard at the end; all others are dropped quietly.
+    environment_allowed: tuple[str, ...] = (
+        "LANG", "LANGUAGE", "LC_*", "TERM", "COLORTERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TZ", "GIT_PROTOCOL",
+        "NO_COLOR", "EDITOR", "VISUAL", "COLORFGBG",
+    )  # fmt: skip
+    # Output waiting for a slow client before we stop reading the program, in bytes per channel.
+    output_buffer_max_bytes: int = Field(default=256 * 1024, ge=16 * 1024)
+
+    _parse_listen = field_validator("listen", mode="before")(_address)
+
+
+class HttpSettings(_Section):
+    listen: Address = Address(host="127.0.0.1", port=8022)
+    # Readiness is cached this long, so that a probe storm does not write to the database each time.
+    readiness_cache_seconds: float = Field(default=2, ge=0)
+    # Below this much free space in the state directory a login could not be recorded.
+    disk_free_min_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+
+    _parse_listen = field_validator("listen", mode="before")(_address)
+
+
+class SessionSettings(_Section):
+    # How long programs without a terminal may go on after SIGTERM before their connections are closed.
+    drain_seconds: float = Field(default=5, ge=0, le=3600)
+    # Activity (bytes, last use) is written in one batch this often (T26: not per keystroke).
+    activity_flush_seconds: float = Field(default=15, gt=0)
+    # A keeper with nothing left to keep ends after this long.
+    keeper_idle_seconds: float = Field(default=60, gt=0)
+    keeper_start_seconds: float = Field(default=20, gt=0)
+    # Any one answer of a keeper; far above the 1 ms it takes, so that only a dead one trips it.
+    keeper_answer_seconds: float = Field(default=20, gt=0)
+    terminals_per_workspace_max: int = Field(default=500, ge=1)
+
+
+class RecordingSettings(_Section):
+    enabled: bool = True
+    # Per session, on disk after compression; the oldest blocks beyond it are not kept, the end of a session matters most.
+    segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
+
+
+class RetentionSettings(_Section):
+    """Days until maintenance deletes; live sessions are never touched."""
+
+    sessions_days: int = Field(default=7, ge=1, le=_DAYS_MAX)
+    auth_logs_days: int = Field(default=30, ge=1, le=_DAYS_MAX)
+    metrics_days: int = Field(default=7, ge=1, le=_DAYS_MAX)
+    recordings_days: int = Field(default=7, ge=1, le=_DAYS_MAX)
+
+
+class ScheduleSettings(_Section):
+    """Cron expressions, UTC."""
+
+    metrics: str = "* * * * *"
+    maintenance: str = "0 1 * * *"  # before the backup, so that the backup is small
+    backup: str = "0 2 * * *"
+    backups_kept: int = Field(default=30, ge=1)
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal, JSON otherwise
+
+
+class Config(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True,
+    )  # fmt: skip
+
+    state_dir: Path = Field(default_factory=lambda: _default_state_dir())
+    runtime_dir: Path | None = None  # None: chosen at start (see gateway/state.py)
+    database_url: str = ""  # empty: sqlite in the state directory
+    isolation: Isolation = "auto"
+    # The account that programs and the gateway become when started as root.
+    account: str = "homeport"
+    workspaces_max: int = Field(default=100, ge=1)
+    ssh: SshSettings = SshSettings()
+    http: HttpSettings = HttpSettings()
+    session: SessionSettings = SessionSettings()
+    recording: RecordingSettings = RecordingSettings()
+    retention: RetentionSettings = RetentionSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("state_dir", "runtime_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value if value is None else Path(os.path.abspath(value.expanduser()))
+
+    @property
+    def database_file(self) -> Path:
+        return self.state_dir / "homeport.db"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's values come in as init arguments (load_config); the environment is stronger.
+        return env_settings, init_settings
+
+
+def load_config(environment: Mapping[str, str] | None = None) -> Config:
+    """Read the file and the process environment into one tree. Raises ConfigInvalid with the fix in its words."""
+    environment = os.environ if environment is None else environment
+    _refuse_unknown_environment(environment)
+    values = _read_file(environment)
+    if "DATABASE_URL" in environment and "HOMEPORT_DATABASE_URL" not in environment:
+        values.setdefault("database_url", environment["DATABASE_URL"])
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ConfigInvalid(_explain(error)) from None
+
+
+def settings_in_effect(config: Config) -> Iterator[tuple[str, object]]:
+    """Every setting as (`section.name`, value), in the order of this file."""
+    for name, value in config:
+        if isinstance(value, _Section):
+            for inner, inner_value in value:
+                yield f"{name}.{inner}", inner_value
+        else:
+            yield name, value
+
+
+def _default_state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/homeport")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "homeport"
+
+
+def _read_file(environment: Mapping[str, str]) -> dict[str, Any]:
+    named = environment.get("HOMEPORT_CONFIG")
+    path = Path(named) if named else SYSTEM_CONFIG_FILE
+    try:
+        text = path.read_bytes().decode()
+        return tomllib.loads(text)
+    except (FileNotFoundError, PermissionError) as error:
+        if named:
+            raise ConfigInvalid(f"cannot read the file in HOMEPORT_CONFIG, {path}: {error.strerror}") from None
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path} is not valid TOML: {error}") from None
+
+
+def _known_names() -> dict[str, tuple[str, ...]]:
+    """`""` → top-level names, and each section → its names."""
+    known: dict[str, tuple[str, ...]] = {"": tuple(Config.model_fields)}
+    for name, info in Config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, _Section):
+            known[name] = tuple(info.annotation.model_fields)
+    return known
+
+
+def _refuse_unknown_environment(environment: Mapping[str, str]) -> None:
+    known = _known_names()
+    names = {f"{ENVIRONMENT_PREFIX}{field.upper()}" for field in known[""]} | set(ENVIRONMENT_OTHER)
+    names |= {f"{ENVIRONMENT_PREFIX}{s.upper()}_{n.upper()}" for s, fields in known.items() if s for n in fields}
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in names:
+            raise ConfigInvalid(f"the environment variable {name} is not a setting{_nearest(name, names)}")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    known = _known_names()
+    if first["type"] == "extra_forbidden":
+        section = place[0] if len(place) > 1 else ""
+        where = f"[{section}] " if section else ""
+        return f"config: {where}{place[-1]} is not a setting{_nearest(place[-1], set(known.get(section, ())))}"
+    shown = f"[{place[0]}] {place[1]}" if len(place) > 1 and place[0] in known else place[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"config: {shown} = {first.get('input')!r}: {message}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else "; `homeport check` lists them all"

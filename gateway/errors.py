@@ -1,0 +1,100 @@
+"""Every expected failure, in one tree.
+
+GatewayError
+├── ConfigInvalid          a setting is wrong; the message names it and shows a right one
+├── StartRefused           the gateway cannot start here; the message has the fix
+├── CommandRefused         a command of the lobby was understood and declined
+│   └── UsageWrong         a command was not understood (exit status 2)
+├── LoginRefused           an authenticated principal may not do this
+├── WorkspaceMissing       no such workspace, or none within this key's scope: the same words
+├── LauncherUnavailable    no keeper can be started; the message names what to install
+├── KeeperGone             the keeper ended, or never answered
+├── KeeperRefused          the keeper answered with an error
+├── ProgramFailed          the program could not be started; carries the exit status a shell would give
+├── KeyRefused             a public key line we do not accept
+├── NameTaken              a unique value is in use
+├── StoreUnavailable       the database cannot be read or written
+├── SchemaRefused          the database is newer than this program, or a migration failed
+└── RecordingDamaged       a recording cannot be read from here on
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """Expected failure. `code` is stable and documented; `user_message` is safe to show; `detail` is for operators."""
+
+    code = "internal"
+
+    def __init__(self, user_message: str, *, detail: str = "") -> None:
+        super().__init__(f"{self.code}: {user_message}" + (f" ({detail})" if detail else ""))
+        self.user_message = user_message
+        self.detail = detail
+
+
+class ConfigInvalid(GatewayError):
+    code = "config_invalid"
+
+
+class StartRefused(GatewayError):
+    code = "start_refused"
+
+
+class CommandRefused(GatewayError):
+    code = "command_refused"
+    exit_status = 1
+
+
+class UsageWrong(CommandRefused):
+    code = "usage_wrong"
+    exit_status = 2
+
+
+class LoginRefused(GatewayError):
+    code = "login_refused"
+
+
+class WorkspaceMissing(GatewayError):
+    code = "workspace_missing"
+
+
+class LauncherUnavailable(GatewayError):
+    code = "launcher_unavailable"
+
+
+class KeeperGone(GatewayError):
+    code = "keeper_gone"
+
+
+class KeeperRefused(GatewayError):
+    code = "keeper_refused"
+
+
+class ProgramFailed(GatewayError):
+    """The program did not start. `exit_status` follows sh(1): 127 not found, 126 found but not executable."""
+
+    code = "program_failed"
+
+    def __init__(self, user_message: str, *, exit_status: int, detail: str = "") -> None:
+        super().__init__(user_message, detail=detail)
+        self.exit_status = exit_status
+
+
+class KeyRefused(GatewayError):
+    code = "key_refused"
+
+
+class NameTaken(GatewayError):
+    code = "name_taken"
+
+
+class StoreUnavailable(GatewayError):
+    code = "store_unavailable"
+
+
+class SchemaRefused(GatewayError):
+    code = "schema_refused"
+
+
+class RecordingDamaged(GatewayError):
+    code = "recording_damaged"

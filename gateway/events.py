@@ -1,0 +1,55 @@
+"""The names of everything that is logged, counted or journalled: `noun.past_verb`, each written once, here.
+
+`log_event` (log.py) takes one of these and plain keys. Keys reused everywhere: connection_id, session_id,
+workspace, principal, client_ip, kind, exit_status, duration_ms, reason, error_code.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    GATEWAY_STARTED = "gateway.started"
+    GATEWAY_SERVING = "gateway.serving"
+    GATEWAY_DRAINING = "gateway.draining"
+    GATEWAY_STOPPED = "gateway.stopped"
+    GATEWAY_WARNED = "gateway.warned"
+
+    CONNECTION_OPENED = "connection.opened"
+    CONNECTION_REFUSED = "connection.refused"
+    CONNECTION_ENDED = "connection.ended"
+    LOGIN_ACCEPTED = "login.accepted"
+    LOGIN_REFUSED = "login.refused"
+
+    SESSION_OPENED = "session.opened"
+    SESSION_REFUSED = "session.refused"
+    SESSION_DETACHED = "session.detached"
+    SESSION_ADOPTED = "session.adopted"
+    SESSION_ENDED = "session.ended"
+    SESSION_FAILED = "session.failed"
+    FORWARD_OPENED = "forward.opened"
+    FORWARD_REFUSED = "forward.refused"
+    FORWARD_ENDED = "forward.ended"
+
+    KEEPER_STARTED = "keeper.started"
+    KEEPER_FOUND = "keeper.found"
+    KEEPER_ENDED = "keeper.ended"
+    KEEPER_MISBEHAVED = "keeper.misbehaved"
+
+    RECORDING_FAILED = "recording.failed"
+    RECORDING_GAP = "recording.gap"
+
+    STORE_MIGRATED = "store.migrated"
+    STORE_SLOW = "store.slow"
+    STORE_FAILED = "store.failed"
+
+    JOB_STARTED = "job.started"
+    JOB_ENDED = "job.ended"
+    JOB_SKIPPED = "job.skipped"
+    JOB_FAILED = "job.failed"
+
+    COMMAND_RUN = "command.run"
+    COMMAND_REFUSED = "command.refused"
+    WORKSPACE_CREATED = "workspace.created"
+    WORKSPACE_ARCHIVED = "workspace.archived"

@@ -1,0 +1,371 @@
+"""The values that travel between the parts, and the protocols they meet through. Standard library only.
+
+Nothing here does I/O. A value is parsed once, at the edge it came in by, and is frozen from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+# ---------------------------------------------------------------------------------------------- who and where
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who the key says you are. Made from an access key, never from the SSH user name."""
+
+    key_id: str
+    name: str
+    fingerprint: str  # SHA256:…
+    workspaces: frozenset[str] | None = None  # names this key may enter; None: all of them
+
+    def may_enter(self, workspace_name: str) -> bool:
+        return self.workspaces is None or workspace_name in self.workspaces
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A named home plus a working tree. Paths come from the immutable id, never from the name."""
+
+    id: str
+    name: str
+    home: Path  # outside the sandbox
+    tree: Path  # outside the sandbox
+    is_active: bool = True
+    is_recorded: bool = True
+    branch: str = "main"
+    github_repo: str | None = None
+    github_url: str | None = None
+    description: str | None = None
+    created_at: datetime | None = None
+    last_sync_at: datetime | None = None
+    active_session_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A public key that may log in."""
+
+    id: str
+    name: str
+    fingerprint: str
+    public_key: str  # one OpenSSH line without options: "ssh-ed25519 AAAA… comment"
+    workspaces: frozenset[str] | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    created_at: datetime | None = None
+
+
+# ------------------------------------------------------------------------------------------------- sessions
+
+
+class SessionKind(StrEnum):
+    """The three ways a session starts its program (RFC 4254 §6.5)."""
+
+    SHELL = "shell"
+    EXEC = "exec"
+    SUBSYSTEM = "subsystem"
+
+
+class SessionStatus(StrEnum):
+    ACTIVE = "active"  # a client is attached
+    PAUSED = "paused"  # the program runs on, nobody is attached
+    TERMINATED = "terminated"
+
+
+class EndReason(StrEnum):
+    EXIT = "exit"  # the program ended by itself, by code or signal
+    HANGUP = "hangup"  # the client went first, the program was hung up
+    KILLED = "killed"  # ended by `homeport kill`
+    LOST = "lost"  # its keeper is gone, or the gateway was and nothing could be adopted
+    SHUTDOWN = "shutdown"  # ended by `homeport stop --all`, or it could not outlive the gateway (pipes)
+    FAILED = "failed"  # the program never started
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """A terminal's size: columns × rows, then pixels (RFC 4254 §6.7). Zero means unknown."""
+
+    columns: int
+    rows: int
+    width_pixels: int = 0
+    height_pixels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """What the client asked for with pty-req (RFC 4254 §6.2)."""
+
+    term: str
+    size: WindowSize
+    modes: Mapping[int, int]  # encoded terminal modes, RFC 4254 §8: opcode → argument
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """Everything one session channel asked for, complete when shell, exec or subsystem arrives."""
+
+    session_id: str
+    connection_id: str
+    principal: Principal
+    login_name: str  # as typed before the @
+    kind: SessionKind
+    client_address: tuple[str, int]
+    server_address: tuple[str, int]
+    terminal: Terminal | None = None
+    command: bytes | None = None  # exec: as sent, not necessarily UTF-8
+    subsystem: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # already through the allow-list
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One row of `sessions`, as the store hands it out."""
+
+    id: str
+    workspace_id: str | None
+    workspace_name: str | None
+    kind: SessionKind
+    status: SessionStatus
+    name: str | None
+    command: str | None
+    shell: str
+    shell_pid: int | None
+    connection_id: str | None  # the seed's socketId
+    principal: str | None
+    key_fingerprint: str | None
+    client_ip: str | None
+    columns: int | None
+    rows: int | None
+    recording: str | None
+    bytes_in: int
+    bytes_out: int
+    created_at: datetime
+    last_activity_at: datetime
+    ended_at: datetime | None
+    end_reason: EndReason | None
+    exit_code: int | None
+    exit_signal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionActivity:
+    """What a live session did since the last flush; flushed in batches, never per chunk."""
+
+    session_id: str
+    last_activity_at: datetime
+    bytes_in: int  # totals since the session's start
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of a policy question, with its reason."""
+
+    is_allowed: bool
+    reason: str = ""
+
+    @classmethod
+    def allow(cls) -> Decision:
+        return cls(True)
+
+    @classmethod
+    def refuse(cls, reason: str) -> Decision:
+        return cls(False, reason)
+
+
+# --------------------------------------------------------------------------------------- programs and keepers
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramExit:
+    """How a program ended: exactly one of the two is set (RFC 4254 §6.10); neither if its keeper is gone."""
+
+    exit_code: int | None = None
+    signal: str | None = None  # without SIG: "TERM"
+    core_dumped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """What a keeper shall start. Paths and environment are as seen *inside* the workspace."""
+
+    session_id: str
+    argv: tuple[bytes, ...]  # argv[0] may differ from `executable` (login shells: "-bash")
+    executable: bytes
+    environment: Mapping[bytes, bytes]
+    directory: bytes
+    terminal: Terminal | None = None  # None: three pipes
+
+
+@dataclass(slots=True)
+class Program:
+    """A started or adopted program, the gateway's side. The receiver owns the descriptors and closes them.
+
+    All descriptors are non-blocking and close-on-exec, and were checked for their kind. `exited` is done when the
+    keeper reported the exit, or with `ProgramExit()` (neither code nor signal) when the keeper is gone.
+    """
+
+    session_id: str
+    pid: int  # as seen in the workspace
+    exited: asyncio.Future[ProgramExit]
+    terminal_fd: int | None = None  # the PTY's master
+    stdin_fd: int | None = None
+    stdout_fd: int | None = None
+    stderr_fd: int | None = None
+    backlog: bytes = b""  # adopted: output read by the keeper while nobody owned the terminal
+    backlog_lost_bytes: int = 0  # adopted: how much older output the keeper's ring dropped before `backlog`
+
+
+@dataclass(frozen=True, slots=True)
+class KeptProgram:
+    """One line of a keeper's `list`."""
+
+    session_id: str
+    pid: int
+    is_terminal: bool
+    is_owned: bool
+    exit: ProgramExit | None
+
+
+class Keeper(Protocol):
+    """The gateway's handle on one workspace's keeper. Every call has a deadline and raises KeeperGone or
+    KeeperRefused; the answers are treated as hostile (bounded, known ids, checked descriptors)."""
+
+    @property
+    def workspace_id(self) -> str: ...
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set once the keeper is gone; by then every program's `exited` is done."""
+        ...
+
+    async def start(self, spec: ProgramSpec) -> Program:
+        """Start a program. Raises ProgramFailed with the exit status a shell would give."""
+        ...
+
+    async def list(self) -> list[KeptProgram]: ...
+
+    async def adopt(self, session_id: str) -> Program:
+        """Take over an unowned program (terminal, or one that has already exited)."""
+        ...
+
+    async def release(self, session_id: str) -> None:
+        """Give a terminal back: the keeper drains it from now on. The caller has stopped reading it before."""
+        ...
+
+    async def signal(self, session_id: str, name: str) -> None:
+        """Signal the program's process group; `name` without SIG (RFC 4254 §6.9)."""
+        ...
+
+    async def hang_up(self, session_id: str) -> None:
+        """Close the keeper's copy of the terminal and send HUP, then KILL after a while."""
+        ...
+
+    async def forget(self, session_id: str) -> None:
+        """The exit is on record: the keeper may drop it."""
+        ...
+
+    async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:
+        """An unconnected, non-blocking TCP socket made inside the workspace's network namespace."""
+        ...
+
+    async def terminate(self) -> None:
+        """End the keeper and everything in the workspace."""
+        ...
+
+
+class Keepers(Protocol):
+    """All keepers of this gateway: finds the running ones, starts missing ones, one per workspace."""
+
+    async def find(self) -> list[Keeper]:
+        """Connect to every keeper an earlier gateway left running; remove the remains of dead ones."""
+        ...
+
+    async def keeper_for(self, workspace: Workspace) -> Keeper:
+        """The workspace's keeper, found or started (one start at a time per workspace).
+
+        Raises LauncherUnavailable, KeeperGone. Cancelling leaves no half-started process behind.
+        """
+        ...
+
+    def running(self) -> list[Keeper]: ...
+
+    async def close(self) -> None:
+        """Close our ends; the keepers and their programs live on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """How a workspace looks from within, which depends on the launcher."""
+
+    home: str
+    tree: str
+    user: str
+    runtime_dir: str | None  # XDG_RUNTIME_DIR: 0700, private to the workspace
+    shell: str  # absolute path of the login shell
+    sftp_server: tuple[str, ...]  # argv of sftp-server, or of our fallback
+
+
+class Launcher(Protocol):
+    """Starts keepers. One per kind of wall: none, bubblewrap, ..."""
+
+    @property
+    def name(self) -> str: ...
+
+    def inside(self, workspace: Workspace) -> Inside: ...
+
+
+# ------------------------------------------------------------------------------------------------ recording
+
+
+class Recorder(Protocol):
+    """Takes one terminal session's output. The hot path is `read_from` alone: one readv into mapped memory."""
+
+    def read_from(self, fd: int, limit_bytes: int) -> memoryview:
+        """Read what `fd` has (at most `limit_bytes`) straight into the spool and return a view of it.
+
+        The view is valid until the next call. Empty: end of file. Raises BlockingIOError and OSError as os.readv does.
+        Never waits: if the recording falls behind, the oldest unrecorded bytes become a marked gap.
+        """
+        ...
+
+    def append(self, data: bytes) -> None:
+        """Record output that was read elsewhere (a keeper's ring)."""
+        ...
+
+    def mark_gap(self, lost_bytes: int) -> None: ...
+
+    def mark_resize(self, size: WindowSize) -> None: ...
+
+    def mark_attach(self, principal: str, size: WindowSize) -> None: ...
+
+    def mark_detach(self, reason: str) -> None: ...
+
+    def mark_exit(self, end: ProgramExit) -> None: ...
+
+    async def close(self, *, is_final: bool) -> None:
+        """Flush. `is_final`: the session ended, everything goes to the recording file and the spool is removed.
+        Otherwise the spool stays for the next gateway."""
+        ...
+
+
+class Recordings(Protocol):
+    """Makes recorders, and finds them again after a crash or restart."""
+
+    def recorder_for(self, session_id: str, *, workspace: Workspace, size: WindowSize, term: str) -> Recorder:
+        """A new recorder, or, where a spool of this session exists, its continuation."""
+        ...
+
+    async def finish_left_over(self, session_ids_alive: frozenset[str]) -> None:
+        """Fold the spools of sessions that are gone into their recordings."""
+        ...
