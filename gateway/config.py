@@ -25,7 +25,7 @@ ENVIRONMENT_OTHER = ("HOMEPORT_CONFIG",)
 
 Isolation = Literal["auto", "bubblewrap", "none"]
 _DAYS_MAX = 36_500
-_LISTS = ("environment_allowed",)
+_LISTS = ("environment_allowed", "host_names")
 
 
 class Address(BaseModel):
@@ -88,6 +88,8 @@ class SshSettings(_Section):
 
 class HttpSettings(_Section):
     listen: Address = Address(host="127.0.0.1", port=8022)
+    # Names by which a proxy may ask a loopback listener; addresses and localhost always may (DNS rebinding).
+    host_names: tuple[str, ...] = ()
     # Readiness is cached this long, so that a probe storm does not write to the database each time.
     readiness_cache_seconds: float = Field(default=2, ge=0)
     # Below this much free space in the state directory a login could not be recorded.
@@ -106,6 +108,8 @@ class SessionSettings(_Section):
     keeper_start_seconds: float = Field(default=20, gt=0)
     # Any one answer of a keeper; far above the 1 ms it takes, so that only a dead one trips it.
     keeper_answer_seconds: float = Field(default=20, gt=0)
+    # A child in the background may keep a pipe open after its program ended; the client waits for this much silence.
+    pipe_linger_seconds: float = Field(default=10, gt=0)
     terminals_per_workspace_max: int = Field(default=500, ge=1)
 
 

@@ -49,6 +49,8 @@ class Event(StrEnum):
     JOB_SKIPPED = "job.skipped"
     JOB_FAILED = "job.failed"
 
+    HTTP_FAILED = "http.failed"
+
     COMMAND_RUN = "command.run"
     COMMAND_REFUSED = "command.refused"
     WORKSPACE_CREATED = "workspace.created"

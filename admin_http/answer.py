@@ -1,0 +1,62 @@
+"""The one kind of answer this server gives: small, not cached, not sniffed, and silent about what serves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+# Nothing here is a document: a browser that is sent here shall not run, frame, guess, keep or tell anything.
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+JSON_TYPE = "application/json"
+
+
+class Answer(web.Response):
+    """A whole body at once; the connection ends after it (see connection.py)."""
+
+    def __init__(self, body: bytes, *, content_type: str = JSON_TYPE, status: int = 200, allow: str = "") -> None:
+        headers = CIMultiDict({**SECURITY_HEADERS, hdrs.CONTENT_TYPE: content_type})
+        if allow:
+            headers[hdrs.ALLOW] = allow
+        super().__init__(body=body, status=status, headers=headers)
+        self.force_close()
+
+    async def _prepare_headers(self) -> None:
+        # aiohttp adds its name and version here and has no switch for it; a test watches that this keeps working.
+        await super()._prepare_headers()
+        self.headers.popall(hdrs.SERVER, None)
+
+
+def json_answer(value: Mapping[str, Any], *, status: int = 200) -> Answer:
+    return Answer(json.dumps(value).encode() + b"\n", status=status)
+
+
+def error_answer(status: int, message: str = "", *, allow: str = "") -> Answer:
+    """`{"error": "not_found", "message": …}`: the code is stable, the message is for people."""
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "error"
+    body = {"error": phrase.lower().replace(" ", "_").replace("-", "_"), "message": message or phrase}
+    return Answer(json.dumps(body).encode() + b"\n", status=status, allow=allow)
+
+
+def from_library(response: web.StreamResponse) -> web.StreamResponse:
+    """Our own words in place of an answer that aiohttp made (404, 405, 417, a malformed request …)."""
+    if isinstance(response, Answer):
+        return response
+    messages = {
+        400: "the request is malformed, or too large",
+        404: "there is no such page; try /healthz, /readyz or /metrics",
+        405: "only GET and HEAD are answered here",
+    }
+    return error_answer(response.status, messages.get(response.status, ""), allow=response.headers.get(hdrs.ALLOW, ""))

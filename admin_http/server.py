@@ -1,0 +1,126 @@
+"""The listener: start, addresses, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from types import TracebackType
+
+from aiohttp import web
+
+from admin_http.connection import CONNECTION_COUNT_MAX, CONNECTION_SECONDS_MAX, Connection
+from admin_http.host_guard import host_guard
+from admin_http.pages import Pages
+from admin_http.status import StatusSource
+from gateway.config import Address
+from gateway.errors import StartRefused
+
+# Requests under way when the gateway stops; they take milliseconds.
+STOP_SECONDS_MAX = 2.0
+
+
+class AdminServer:
+    """Serves the pages from `start` to `stop`; also an `async with`. Stopping twice is harmless."""
+
+    def __init__(
+        self,
+        listen: Address,
+        source: StatusSource,
+        *,
+        host_names: tuple[str, ...] = (),
+        connection_seconds_max: float = CONNECTION_SECONDS_MAX,
+        connection_count_max: int = CONNECTION_COUNT_MAX,
+    ) -> None:
+        self._listen = listen
+        self._connection_seconds_max = connection_seconds_max
+        self._connection_count_max = connection_count_max
+        self._open_connections: set[Connection] = set()
+        guards = [host_guard(host_names)] if listen.is_loopback else []
+        application = web.Application(middlewares=guards)
+        Pages(source).add_to(application)
+        self._runner = web.AppRunner(
+            application, handle_signals=False, access_log=None, shutdown_timeout=STOP_SECONDS_MAX
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises StartRefused with the fix when the address cannot be had."""
+        await self._runner.setup()
+        site = _BoundedSite(
+            self._runner,
+            self._listen,
+            self._open_connections,
+            seconds_max=self._connection_seconds_max,
+            count_max=self._connection_count_max,
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise StartRefused(_why_not(self._listen, error), detail=str(error)) from error
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens; with port 0 in the settings, the port the kernel chose."""
+        return [Address(host=name[0], port=name[1]) for name in self._runner.addresses]
+
+    @property
+    def open_connection_count(self) -> int:
+        return len(self._open_connections)
+
+    async def stop(self) -> None:
+        """Close the listener, give running requests two seconds, close the connections."""
+        await self._runner.cleanup()
+
+    async def __aenter__(self) -> AdminServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+class _BoundedSite(web.BaseSite):
+    """A TCPSite whose connections are ours."""
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        listen: Address,
+        open_connections: set[Connection],
+        *,
+        seconds_max: float,
+        count_max: int,
+    ) -> None:
+        super().__init__(runner)
+        self._listen = listen
+        self._seconds_max = seconds_max
+        self._count_max = count_max
+        self._open_connections = open_connections
+
+    @property
+    def name(self) -> str:
+        return f"http://{self._listen}"
+
+    async def start(self) -> None:
+        await super().start()
+        loop = asyncio.get_running_loop()
+        server = self._runner.server
+        assert server is not None
+
+        def connection() -> Connection:
+            return Connection(
+                server, self._open_connections, loop=loop, seconds_max=self._seconds_max, count_max=self._count_max
+            )
+
+        self._server = await loop.create_server(connection, self._listen.host, self._listen.port)
+
+
+def _why_not(listen: Address, error: OSError) -> str:
+    other = "choose another with HOMEPORT_HTTP_LISTEN, for example HOMEPORT_HTTP_LISTEN=127.0.0.1:0 for any free port"
+    if error.errno == errno.EADDRINUSE:
+        return f"the HTTP address {listen} is in use by another program; {other}"
+    if error.errno == errno.EACCES:
+        return f"the HTTP address {listen} needs a privilege this account lacks; {other}"
+    return f"cannot listen on the HTTP address {listen}; {other}"
