@@ -1,0 +1,445 @@
+"""Every live session of this gateway: opened for a client, adopted from a keeper, released to the next gateway.
+
+This is where a row of `sessions` is written, and where the parts meet that `session.py` keeps apart: policy, keepers,
+recordings and the journal. One coroutine, `serve`, tells the life of a session from request to exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gateway import access
+from gateway.config import Config
+from gateway.environment import program_environment
+from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
+from gateway.events import Event
+from gateway.interfaces import (
+    EndReason,
+    Inside,
+    Keeper,
+    Keepers,
+    KeptProgram,
+    Launcher,
+    Principal,
+    Program,
+    ProgramExit,
+    ProgramSpec,
+    Recorder,
+    Recordings,
+    SessionActivity,
+    SessionKind,
+    SessionRequest,
+    SessionRow,
+    Terminal,
+    WindowSize,
+    Workspace,
+)
+from gateway.log import log_event, log_failure, log_warning
+from gateway.login_name import parse_login_name
+from gateway.session import Channel, Session
+from gateway.terminal import set_window_size
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+
+# Said to a client whose session ended because its keeper did: the honest signal is the one that killed the program.
+KEEPER_GONE_SIGNAL = "KILL"
+
+
+class SessionStore(Protocol):
+    """What this module asks of the database (gateway/store)."""
+
+    async def find_workspace(self, login_name: str) -> Workspace | None: ...
+
+    async def workspace(self, workspace_id: str) -> Workspace | None: ...
+
+    async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
+
+    async def open_session(
+        self, request: SessionRequest, *, workspace_id: str, shell: str, shell_pid: int, recording: str | None
+    ) -> None: ...
+
+    async def mark_paused(self, session_id: str) -> None: ...
+
+    async def end_session(
+        self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
+    ) -> None: ...
+
+    async def flush_activity(self, activity: list[SessionActivity]) -> None: ...
+
+    async def sessions_left_open(self) -> list[SessionRow]: ...
+
+
+@dataclass(slots=True)
+class Live:
+    """A session with what it belongs to."""
+
+    session: Session
+    keeper: Keeper
+    workspace: Workspace
+    kind: SessionKind
+    recorder: Recorder | None
+    started: float  # time.monotonic()
+    end_reason: EndReason = EndReason.EXIT
+    is_flushed: bool = False
+
+    @property
+    def is_attached(self) -> bool:
+        return self.session.channel is not None
+
+
+class Sessions:
+    """Opens, adopts, ends and releases sessions. `spawn` makes tasks that the app waits for."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        keepers: Keepers,
+        launcher: Launcher,
+        recordings: Recordings,
+        config: Config,
+        spawn: Spawn,
+        login_notice: str = "",
+    ) -> None:
+        self._store = store
+        self._keepers = keepers
+        self._launcher = launcher
+        self._recordings = recordings
+        self._config = config
+        self._spawn = spawn
+        self._login_notice = login_notice
+        self._live: dict[str, Live] = {}
+        self._is_draining = False
+
+    # ------------------------------------------------------------------------------------------ one session
+
+    async def serve(self, request: SessionRequest, channel: Channel) -> None:
+        """Own one session from its request to its exit status. No failure in here may reach another session."""
+        started = time.monotonic()
+        try:
+            live = await self._open(request, channel)
+        except asyncio.CancelledError:
+            channel.refuse("the gateway is restarting; connect again in a moment")
+            raise
+        except GatewayError as error:
+            log_warning(Event.SESSION_REFUSED, session_id=request.session_id, kind=request.kind, error_code=error.code,
+                        reason=str(error))  # fmt: skip
+            channel.refuse(error.user_message, error.exit_status if isinstance(error, ProgramFailed) else 255)
+            return
+        except Exception:
+            log_failure(Event.SESSION_FAILED, session_id=request.session_id)
+            channel.refuse(f"internal error; the operator can find it under session {request.session_id}")
+            return
+        log_event(Event.SESSION_OPENED, session_id=request.session_id, connection_id=request.connection_id,
+                  workspace=live.workspace.name, principal=request.principal.name, kind=request.kind,
+                  pty=request.terminal is not None, open_ms=_milliseconds_since(started))  # fmt: skip
+        await self._run(live)
+
+    async def _open(self, request: SessionRequest, channel: Channel) -> Live:
+        """Decide, have a keeper up, start the program, write the row, join the client."""
+        if self._is_draining:
+            raise LoginRefused("the gateway is restarting; connect again in a moment")
+        workspace = await self.workspace_for(request.principal, request.login_name)
+        self._refuse_too_many_terminals(workspace, request)
+        inside = self._launcher.inside(workspace)
+        spec = program_spec(request, workspace, inside)
+        keeper, program = await self._start(workspace, spec)
+        live = self._track(workspace, keeper, program, request.kind, request.terminal)
+        try:
+            await self._store.open_session(
+                request, workspace_id=workspace.id, shell=inside.shell.rpartition("/")[2], shell_pid=program.pid,
+                recording=request.session_id if live.recorder is not None and workspace.is_recorded else None,
+            )  # fmt: skip
+        except BaseException:
+            await self._abandon(live)
+            raise
+        if live.recorder is not None and request.terminal is not None:
+            live.recorder.mark_attach(request.principal.name, request.terminal.size)
+            if self._login_notice and request.kind is SessionKind.SHELL:
+                channel.write_stderr(f"homeport: {self._login_notice}\r\n".encode())
+        live.session.attach(channel)
+        return live
+
+    async def _start(self, workspace: Workspace, spec: ProgramSpec) -> tuple[Keeper, Program]:
+        """Start the program; a keeper that ended just before (idle, killed) is replaced once."""
+        for is_last_try in (False, True):
+            keeper = await self._keepers.keeper_for(workspace)
+            try:
+                return keeper, await keeper.start(spec)
+            except KeeperGone:
+                if is_last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _run(self, live: Live) -> None:
+        """Pump until the program has ended, tell the client, then write it down and let the keeper forget."""
+        session = live.session
+        try:
+            end = await session.run()
+        except asyncio.CancelledError:
+            session.close()
+            raise
+        except Exception:
+            log_failure(Event.SESSION_FAILED, session_id=session.session_id)
+            live.end_reason = EndReason.FAILED
+            end = ProgramExit()
+            await self._hang_up(live)
+        if session.program.exited.cancelled() or self._live.get(session.session_id) is not live:
+            return  # released: its row, its recording and its keeper's copy belong to the next gateway
+        if live.keeper.closed.is_set() and end == ProgramExit():
+            live.end_reason = EndReason.LOST
+            if session.channel is not None:
+                session.channel.write_stderr(b"homeport: the workspace's keeper ended, and this session with it\r\n")
+        if live.recorder is not None:
+            live.recorder.mark_exit(end)
+        session.finish(ProgramExit(signal=KEEPER_GONE_SIGNAL) if end == ProgramExit() else end)
+        await self._write_end(live, end)
+
+    async def _write_end(self, live: Live, end: ProgramExit) -> None:
+        """The row first, then the keeper's copy: a crash in between leaves the exit where the next gateway finds it."""
+        session = live.session
+        try:
+            await self._store.end_session(session.session_id, exit=end, reason=live.end_reason,
+                                          bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
+            with contextlib.suppress(KeeperGone, KeeperRefused):  # gone: nothing left to forget
+                await live.keeper.forget(session.session_id)
+        except Exception:
+            log_failure(Event.STORE_FAILED, session_id=session.session_id)
+        finally:
+            self._live.pop(session.session_id, None)
+        if live.recorder is not None:
+            await live.recorder.close(is_final=True)
+        log_event(Event.SESSION_ENDED, session_id=session.session_id, workspace=live.workspace.name, kind=live.kind,
+                  reason=live.end_reason, exit_status=end.exit_code, exit_signal=end.signal, bytes_in=session.bytes_in,
+                  bytes_out=session.bytes_out, duration_ms=_milliseconds_since(live.started))  # fmt: skip
+
+    def _track(
+        self, workspace: Workspace, keeper: Keeper, program: Program, kind: SessionKind, terminal: Terminal | None
+    ) -> Live:
+        """Make the session's object and remember it."""
+        recorder = None
+        if program.terminal_fd is not None:
+            size = terminal.size if terminal is not None else WindowSize(0, 0)
+            recorder = self._recordings.recorder_for(
+                program.session_id, workspace=workspace, size=size, term=terminal.term if terminal is not None else ""
+            )
+        session = Session(
+            program,
+            recorder=recorder,
+            set_window_size=set_window_size,
+            on_signal=lambda name: self._pass_signal(program.session_id, name),
+            on_detached=lambda: self._client_lost(program.session_id),
+            pipe_linger_seconds=self._config.session.pipe_linger_seconds,
+        )
+        live = Live(session, keeper, workspace, kind, recorder, started=time.monotonic())
+        self._live[program.session_id] = live
+        return live
+
+    async def _abandon(self, live: Live) -> None:
+        """The row could not be written: no row, no program."""
+        live.session.close()
+        self._live.pop(live.session.session_id, None)
+        with contextlib.suppress(GatewayError):
+            await live.keeper.hang_up(live.session.session_id)
+            await live.keeper.forget(live.session.session_id)
+        if live.recorder is not None:
+            await live.recorder.close(is_final=True)
+
+    def _refuse_too_many_terminals(self, workspace: Workspace, request: SessionRequest) -> None:
+        # Terminals are a pool of the whole host; one workspace must not empty it for the others.
+        if request.terminal is None:
+            return
+        most = self._config.session.terminals_per_workspace_max
+        if sum(live.session.is_terminal for live in self._live.values() if live.workspace.id == workspace.id) >= most:
+            raise LoginRefused(f"{most} terminals are open in this workspace; end some: homeport sessions")
+
+    async def workspace_for(self, principal: Principal, login_name: str) -> Workspace:
+        """The workspace a principal asked for by login name. Raises WorkspaceMissing or LoginRefused, with words."""
+        login = parse_login_name(login_name)
+        if login.session is not None:
+            raise LoginRefused("named sessions are not there yet; connect as: ssh WORKSPACE@host")
+        workspace = await self._store.find_workspace(login.workspace)
+        if workspace is not None and workspace.is_active and principal.may_enter(workspace.name):
+            return workspace
+        names = [known.name for known in await self._store.list_workspaces()]
+        if workspace is not None and principal.may_enter(workspace.name):
+            raise WorkspaceMissing(f'"{workspace.name}" is archived')
+        raise WorkspaceMissing(access.may_enter(principal, login.workspace, exists=False, names=names).reason)
+
+    # ------------------------------------------------------------------------------- what clients do meanwhile
+
+    def _pass_signal(self, session_id: str, name: str) -> None:
+        live = self._live.get(session_id)
+        if live is not None:
+            self._spawn(self._tell_keeper(live.keeper.signal(session_id, name)), f"signal:{session_id}")
+
+    def _client_lost(self, session_id: str) -> None:
+        live = self._live.get(session_id)
+        if live is None or self._is_draining:
+            return
+        log_event(Event.SESSION_DETACHED, session_id=session_id, workspace=live.workspace.name)
+        live.end_reason = EndReason.HANGUP
+        if live.recorder is not None:
+            live.recorder.mark_detach("connection lost")
+            self._spawn(self._hang_up(live), f"hang-up:{session_id}")
+        else:
+            # Its pipes are closed; most programs end of that. A background job that does not is left alone.
+            self._spawn(self._mark_paused(session_id), f"pause:{session_id}")
+
+    async def _hang_up(self, live: Live) -> None:
+        await self._tell_keeper(live.keeper.hang_up(live.session.session_id))
+
+    async def _tell_keeper(self, call: Coroutine[Any, Any, None]) -> None:
+        try:
+            await call
+        except (KeeperGone, KeeperRefused) as error:
+            log_event(Event.KEEPER_MISBEHAVED, level=logging.DEBUG, reason=str(error))
+
+    async def _mark_paused(self, session_id: str) -> None:
+        try:
+            await self._store.mark_paused(session_id)
+        except Exception:
+            log_failure(Event.STORE_FAILED, session_id=session_id)
+
+    # ------------------------------------------------------------------------------------ of all the sessions
+
+    def live(self) -> list[Live]:
+        return list(self._live.values())
+
+    async def kill(self, session_id: str) -> bool:
+        """End a session's program (HUP, then KILL by its keeper). False: no such live session."""
+        live = self._live.get(session_id)
+        if live is None:
+            return False
+        live.end_reason = EndReason.KILLED
+        await live.keeper.hang_up(session_id)
+        return True
+
+    async def flush_activity(self) -> None:
+        """Write what live sessions did since the last time, in one batch (T26: never per keystroke)."""
+        activity = [
+            SessionActivity(session_id, live.session.last_activity_at, live.session.bytes_in, live.session.bytes_out)
+            for session_id, live in self._live.items()
+        ]
+        if activity:
+            await self._store.flush_activity(activity)
+
+    async def adopt_all(self) -> None:
+        """Take over what an earlier gateway left: running terminals, exits that were not written down, lost rows."""
+        rows = {row.id: row for row in await self._store.sessions_left_open()}
+        for keeper in await self._keepers.find():
+            workspace = await self._store.workspace(keeper.workspace_id)
+            if workspace is None:
+                log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace; ending it")
+                await self._tell_keeper(keeper.terminate())
+                continue
+            try:
+                for kept in await keeper.list():
+                    await self._adopt(keeper, workspace, kept, rows.pop(kept.session_id, None))
+            except (KeeperGone, KeeperRefused) as error:
+                log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
+        for row in rows.values():
+            if row.id not in self._live:
+                await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
+                                              bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
+        await self._recordings.finish_left_over(frozenset(self._live))
+
+    async def _adopt(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, row: SessionRow | None) -> None:
+        if kept.is_owned:
+            return  # another gateway drains; it writes this row
+        if row is None or (not kept.is_terminal and kept.exit is None):
+            # No row: the crash came between start and row. Pipes: they broke with the old gateway, and nobody can
+            # be given their output; what still runs is a background job now.
+            await self._let_go(keeper, kept, row)
+            return
+        program = await keeper.adopt(kept.session_id)
+        size = WindowSize(row.columns or 0, row.rows or 0)
+        terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
+        live = self._track(workspace, keeper, program, row.kind, terminal)
+        live.session.bytes_in, live.session.bytes_out = row.bytes_in, row.bytes_out
+        if live.recorder is not None:
+            if program.backlog_lost_bytes:
+                live.recorder.mark_gap(program.backlog_lost_bytes)
+            live.recorder.append(program.backlog)
+            live.session.bytes_out += len(program.backlog)
+        await self._store.mark_paused(kept.session_id)
+        log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
+        self._spawn(self._run(live), f"session:{workspace.name}:{kept.session_id}")
+
+    async def _let_go(self, keeper: Keeper, kept: KeptProgram, row: SessionRow | None) -> None:
+        if row is None:
+            await keeper.hang_up(kept.session_id)
+        else:
+            await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
+                                          bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
+        await keeper.forget(kept.session_id)
+
+    async def drain(self) -> None:
+        """No new sessions; wait for programs without a terminal, then give the terminals back to their keepers.
+
+        Afterwards the connections may be closed: nobody's shell ends of it.
+        """
+        self._is_draining = True
+        pipes = [live for live in self._live.values() if not live.session.is_terminal and live.is_attached]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.session.drain_seconds):
+                await asyncio.gather(*(asyncio.shield(live.session.program.exited) for live in pipes))
+        for live in list(self._live.values()):
+            await self._release(live)
+
+    async def _release(self, live: Live) -> None:
+        session_id = live.session.session_id
+        channel = live.session.channel
+        is_terminal = live.session.is_terminal
+        self._live.pop(session_id, None)
+        live.session.stop_reading()
+        try:
+            if live.recorder is not None:
+                if channel is not None:
+                    live.recorder.mark_detach("the gateway stopped")
+                    channel.write_stderr(b"\r\nhomeport: the gateway is stopping; this shell goes on running\r\n")
+                await live.keeper.release(session_id)
+                await live.recorder.close(is_final=False)
+            if is_terminal:
+                await self._store.mark_paused(session_id)
+            else:
+                await self._store.end_session(
+                    session_id, exit=ProgramExit(), reason=EndReason.SHUTDOWN,
+                    bytes_in=live.session.bytes_in, bytes_out=live.session.bytes_out,
+                )  # fmt: skip
+                await live.keeper.forget(session_id)
+        except Exception:
+            log_failure(Event.SESSION_FAILED, session_id=session_id, reason="release")
+
+
+def program_spec(request: SessionRequest, workspace: Workspace, inside: Inside) -> ProgramSpec:
+    """What the keeper shall start for a request: a login shell, a command through the shell, or sftp-server."""
+    shell = inside.shell.encode()
+    executable = shell
+    argv: tuple[bytes, ...]
+    if request.kind is SessionKind.SHELL:
+        # A leading dash makes it a login shell (sshd(8), bash(1) INVOCATION).
+        argv = (b"-" + shell.rpartition(b"/")[2],)
+    elif request.kind is SessionKind.EXEC:
+        argv = (shell.rpartition(b"/")[2], b"-c", request.command or b"")
+    else:
+        argv = tuple(word.encode() for word in inside.sftp_server)
+        executable = argv[0]
+    return ProgramSpec(
+        session_id=request.session_id,
+        argv=argv,
+        executable=executable,
+        environment=program_environment(inside, workspace, request),
+        directory=inside.tree.encode(),
+        terminal=request.terminal,
+    )
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)

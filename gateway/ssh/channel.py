@@ -1,0 +1,244 @@
+"""One session channel: asyncssh's callbacks on one side, `gateway.session.Channel` on the other.
+
+`SessionWire` is the channel on the wire (what asyncssh gets wrong about requests), `SessionChannel` the object that
+sessions know. asyncssh calls are synchronous and only note what happened; the story is told in `sessions.serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+from asyncssh.constants import EXTENDED_DATA_STDERR
+from asyncssh.packet import Boolean, SSHPacket, String, UInt32
+
+from gateway.config import SshSettings
+from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_variable
+from gateway.ids import new_id
+from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
+from gateway.session import ChannelSink
+
+if TYPE_CHECKING:
+    from gateway.ssh.connection import Connection
+
+TERM_MAX_CHARACTERS = 64
+
+
+class SessionWire(asyncssh.SSHServerChannel[bytes]):
+    """asyncssh's server channel for raw bytes: any command, only allowed variables, no line editor."""
+
+    _conn: Any
+
+    def __init__(
+        self, conn: Any, loop: asyncio.AbstractEventLoop, settings: SshSettings, window: int, max_pktsize: int
+    ) -> None:
+        super().__init__(
+            conn, loop, allow_pty=True, line_editor=False, line_echo=False, line_history=0, max_line_length=0,
+            encoding=None, errors="strict", window=window, max_pktsize=max_pktsize,
+        )  # fmt: skip
+        self._settings = settings
+        self.raw_command: bytes | None = None
+        self.set_write_buffer_limits(high=settings.output_buffer_max_bytes)
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:
+        """Keep an allowed variable, drop any other quietly: a refusal makes some clients complain to their user."""
+        name, value = packet.get_string(), packet.get_string()
+        packet.check_end()
+        text = name.decode("ascii", errors="replace")
+        has_room = len(value) <= VALUE_MAX_BYTES and (name in self._env or len(self._env) < VARIABLE_COUNT_MAX)
+        if has_room and is_allowed_variable(text, self._settings.environment_allowed):
+            self._env[name] = value
+        return True
+
+    def _process_exec_request(self, packet: SSHPacket) -> bool:
+        """Commands are bytes (Latin-1 file names in scp -O and git), though asyncssh insists on UTF-8."""
+        self.raw_command = packet.get_string()
+        packet.check_end()
+        return self._start_session(command=self.raw_command.decode(errors="replace"))
+
+    def allowed_environment(self) -> dict[str, str]:
+        return {name.decode(): value.decode(errors="surrogateescape") for name, value in self._env.items()}
+
+    def finish(self, end: ProgramExit) -> None:
+        """Exit status or signal, EOF, close, in this order: a client stops reading at close."""
+        if self._send_state in {"close_pending", "closed"}:
+            return
+        if end.signal is not None:
+            message = String(end.signal), Boolean(end.core_dumped), String(""), String("")
+            self._send_request(b"exit-signal", *message)
+        else:
+            self._send_request(b"exit-status", UInt32((end.exit_code or 0) & 0xFF))
+        self.write_eof()
+        self.close()
+
+
+class SessionChannel(asyncssh.SSHServerSession[bytes]):
+    """What a session sees of its client (implements gateway.session.Channel)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._wire: SessionWire | None = None
+        self._terminal: Terminal | None = None
+        self._kind: SessionKind | None = None
+        self._subsystem: str | None = None
+        self._sink: ChannelSink | None = None
+        self._early: list[bytes] = []  # arrived before the program was there; at most one window
+        self._early_size: WindowSize | None = None
+        self._has_eof = False
+        self._is_channel_full = False
+        self._is_lost = False
+        self._progress = asyncio.Event()
+
+    # ----------------------------------------------------------------------------- asyncssh's callbacks
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        assert isinstance(chan, SessionWire)
+        self._wire = chan
+
+    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Any) -> bool:
+        self._terminal = Terminal(
+            term=term_type[:TERM_MAX_CHARACTERS] if term_type.isprintable() else "dumb",
+            size=WindowSize(*term_size),
+            modes=dict(term_modes),
+        )
+        return True
+
+    def shell_requested(self) -> bool:
+        self._kind = SessionKind.SHELL
+        return True
+
+    def exec_requested(self, command: str) -> bool:
+        self._kind = SessionKind.EXEC
+        return True
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        # Others are refused, and the connection lives on.
+        self._kind, self._subsystem = SessionKind.SUBSYSTEM, subsystem
+        return subsystem == "sftp"
+
+    def session_started(self) -> None:
+        assert self._wire is not None
+        self._connection.serve_session(self._request(), self)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self._sink is not None:
+            self._sink.data_received(data)
+        else:
+            self._early.append(data)
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._has_eof = True
+        if self._sink is not None:
+            self._sink.eof_received()
+        return True  # keep our side open: the program is not done because its input is
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        size = WindowSize(width, height, pixwidth, pixheight)
+        if self._sink is not None:
+            self._sink.window_changed(size)
+        else:
+            self._early_size = size
+
+    def signal_received(self, signal: str) -> None:
+        if self._sink is not None:
+            self._sink.signal_requested(signal)
+
+    def break_received(self, msec: int) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._is_channel_full = True
+
+    def resume_writing(self) -> None:
+        self._is_channel_full = False
+        self._progress.set()
+        if self._sink is not None and not self.is_writing_paused:
+            self._sink.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._progress.set()
+        self._connection.session_count -= 1
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.channel_lost()
+
+    # ----------------------------------------------------------------------- gateway.session.Channel
+
+    @property
+    def is_lost(self) -> bool:
+        return self._is_lost
+
+    @property
+    def is_writing_paused(self) -> bool:
+        return (self._is_channel_full or self._connection.is_transport_full) and not self._is_lost
+
+    def attach(self, sink: ChannelSink) -> None:
+        if self._is_lost:
+            sink.channel_lost()
+            return
+        self._sink = sink
+        if self._early_size is not None:
+            sink.window_changed(self._early_size)
+        early, self._early = self._early, []
+        for data in early:
+            sink.data_received(data)
+        self.resume_reading()
+        if self._has_eof:
+            sink.eof_received()
+
+    def write(self, data: bytes) -> None:
+        if self._wire is not None and not self._is_lost and not self._wire.is_closing():
+            self._wire.write(data)
+
+    def write_stderr(self, data: bytes) -> None:
+        if self._wire is not None and not self._is_lost and not self._wire.is_closing():
+            self._wire.write(data, EXTENDED_DATA_STDERR)
+
+    def pause_reading(self) -> None:
+        if self._wire is not None and not self._is_lost:
+            self._wire.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._wire is not None and not self._is_lost:
+            self._wire.resume_reading()
+
+    async def drained(self) -> None:
+        if self._wire is None or self._is_lost:
+            return
+        self._wire.set_write_buffer_limits(high=0, low=0)  # "full" now means: anything is left
+        while self._is_channel_full and not self._is_lost:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def finish(self, end: ProgramExit) -> None:
+        self._sink = None
+        if self._wire is not None and not self._is_lost:
+            self._wire.finish(end)
+
+    def refuse(self, message: str, exit_status: int = 255) -> None:
+        self.write_stderr(f"homeport: {message}\r\n".encode())
+        self.finish(ProgramExit(exit_code=exit_status))
+
+    # ------------------------------------------------------------------------------------------ the request
+
+    def _request(self) -> SessionRequest:
+        assert self._wire is not None
+        assert self._kind is not None
+        principal = self._connection.login.principal
+        assert principal is not None, "a session before its login"
+        return SessionRequest(
+            session_id=new_id(),
+            connection_id=self._connection.connection_id,
+            principal=principal,
+            login_name=str(self._connection.get_extra_info("username") or ""),
+            kind=self._kind,
+            client_address=self._connection.client_address,
+            server_address=self._connection.server_address,
+            terminal=self._terminal,
+            command=self._wire.raw_command,
+            subsystem=self._subsystem,
+            environment=self._wire.allowed_environment(),
+        )
