@@ -14,6 +14,7 @@ GatewayError
 ├── KeyRefused             a public key line we do not accept
 ├── NameTaken              a unique value is in use
 ├── StoreUnavailable       the database cannot be read or written
+├── BackupFailed           no backup was made, and none was harmed; the message has the reason
 ├── SchemaRefused          the database is newer than this program, or a migration failed
 └── RecordingDamaged       a recording cannot be read from here on
 """
@@ -90,6 +91,10 @@ class NameTaken(GatewayError):
 
 class StoreUnavailable(GatewayError):
     code = "store_unavailable"
+
+
+class BackupFailed(GatewayError):
+    code = "backup_failed"
 
 
 class SchemaRefused(GatewayError):

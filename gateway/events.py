@@ -50,8 +50,11 @@ class Event(StrEnum):
     JOB_FAILED = "job.failed"
 
     HTTP_FAILED = "http.failed"
+    METRIC_FAILED = "metric.failed"
+    PROBE_FAILED = "probe.failed"
 
     COMMAND_RUN = "command.run"
     COMMAND_REFUSED = "command.refused"
+    COMMAND_FAILED = "command.failed"
     WORKSPACE_CREATED = "workspace.created"
     WORKSPACE_ARCHIVED = "workspace.archived"

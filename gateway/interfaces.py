@@ -167,6 +167,16 @@ class SessionActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row of `system_metrics`: what was measured, in which unit, and what else belongs to the figure."""
+
+    metric: str  # cpu_usage, memory_usage, disk_usage, active_sessions, ...
+    value: float
+    unit: str  # percent, count, bytes, milliseconds, seconds
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The answer of a policy question, with its reason."""
 
