@@ -1,0 +1,121 @@
+"""Between the SSH server and the rest: finds keys, journals logins, hands sessions and forwards on.
+
+Journal rows are written beside the login, not before it: a slow disk must not make strangers' and friends' logins
+tell apart, and a login is in the log at once anyway. The number waiting is bounded by the store's own queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from gateway.events import Event
+from gateway.forwards import Dialler
+from gateway.interfaces import AccessKey, Principal, SessionRequest
+from gateway.journal import JournalAction
+from gateway.log import log_failure
+from gateway.session import Channel
+from gateway.sessions import Sessions
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+
+
+class LoginFacts(Protocol):
+    """What the SSH server knows of a connection (ssh/server.py)."""
+
+    @property
+    def connection_id(self) -> str: ...
+    @property
+    def client_ip(self) -> str: ...
+    @property
+    def client_version(self) -> str: ...
+    @property
+    def login_name(self) -> str: ...
+    @property
+    def principal(self) -> Principal | None: ...
+    @property
+    def offered(self) -> tuple[str, ...]: ...
+    @property
+    def offer_count(self) -> int: ...
+    @property
+    def refusal_reason(self) -> str | None: ...
+    @property
+    def duration_ms(self) -> float: ...
+
+
+class LoginStore(Protocol):
+    async def find_key(self, fingerprint: str) -> AccessKey | None: ...
+
+    def note_key_used(self, key_id: str) -> None: ...
+
+    async def record(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None: ...
+
+
+class Gatehouse:
+    """Implements what ssh/server.py asks for."""
+
+    def __init__(self, *, store: LoginStore, sessions: Sessions, dialler: Dialler, spawn: Spawn) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._dialler = dialler
+        self._spawn = spawn
+
+    async def find_key(self, fingerprint: str) -> AccessKey | None:
+        return await self._store.find_key(fingerprint)
+
+    def logged_in(self, facts: LoginFacts) -> None:
+        assert facts.principal is not None
+        self._store.note_key_used(facts.principal.key_id)
+        self._journal(JournalAction.LOGIN, facts, success=True, details=_who(facts.principal))
+
+    def logged_out(self, facts: LoginFacts) -> None:
+        assert facts.principal is not None
+        details = {**_who(facts.principal), "duration_ms": facts.duration_ms}
+        self._journal(JournalAction.LOGOUT, facts, success=True, details=details)
+
+    def login_refused(self, facts: LoginFacts) -> None:
+        details = {
+            "reason": facts.refusal_reason,
+            "fingerprints": list(facts.offered),
+            "offered_count": facts.offer_count,
+        }
+        self._journal(JournalAction.LOGIN, facts, success=False, details=details)
+
+    async def serve_session(self, request: SessionRequest, channel: Channel) -> None:
+        await self._sessions.serve(request, channel)
+
+    async def dial(self, principal: Principal, login_name: str, host: str, port: int) -> socket.socket:
+        return await self._dialler.dial(principal, login_name, host, port)
+
+    def _journal(
+        self, action: JournalAction, facts: LoginFacts, *, success: bool, details: Mapping[str, object]
+    ) -> None:
+        common = {"method": "publickey", "connection_id": facts.connection_id, "login_name": facts.login_name}
+        self._spawn(
+            self._write(action, success, facts.client_ip, facts.client_version, {**common, **details}),
+            f"journal:{facts.connection_id}",
+        )
+
+    async def _write(
+        self, action: JournalAction, success: bool, client_ip: str, client_version: str, details: Mapping[str, object]
+    ) -> None:
+        try:
+            await self._store.record(
+                action, success=success, client_ip=client_ip, user_agent=client_version, details=details
+            )
+        except Exception:
+            log_failure(Event.STORE_FAILED, reason="journal")
+
+
+def _who(principal: Principal) -> dict[str, object]:
+    return {"principal": principal.name, "fingerprint": principal.fingerprint}

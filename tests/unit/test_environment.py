@@ -1,0 +1,52 @@
+"""A program's environment: from nothing, plus the allow-list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.config import SshSettings
+from gateway.environment import is_allowed_variable, program_environment
+from gateway.interfaces import Inside, Principal, SessionKind, SessionRequest, Terminal, WindowSize, Workspace
+
+INSIDE = Inside("/home/app", "/workspaces/app", "app", "/run/user", "/bin/bash", ("/usr/lib/sftp-server",))
+WORKSPACE = Workspace("id", "app", Path("/s/home"), Path("/s/tree"), github_repo="octocat/hello")
+REQUEST = SessionRequest(
+    "s", "c", Principal("k", "ada", "SHA256:x"), "app", SessionKind.SHELL, ("192.0.2.7", 5555), ("192.0.2.1", 22)
+)
+
+
+@pytest.mark.parametrize("name", ["LANG", "LC_ALL", "LC_CTYPE", "TERM", "COLORTERM", "TZ", "GIT_PROTOCOL"])
+def test_harmless_variables_are_taken_from_the_client(name: str) -> None:
+    assert is_allowed_variable(name, SshSettings().environment_allowed)
+
+
+@pytest.mark.parametrize(
+    "name", ["LD_PRELOAD", "PATH", "BASH_ENV", "ENV", "IFS", "HOME", "LCX", "PYTHONPATH", "", "LC"]
+)
+def test_variables_that_run_code_are_not(name: str) -> None:
+    assert not is_allowed_variable(name, SshSettings().environment_allowed)
+
+
+def test_nothing_is_inherited_from_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_SECRET", "x")
+    environment = program_environment(INSIDE, WORKSPACE, REQUEST)
+    assert set(environment) == {
+        b"LANG", b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"SSH_CLIENT", b"SSH_CONNECTION",
+        b"WORKSPACE_NAME", b"WORKSPACE_REPO", b"XDG_RUNTIME_DIR",
+    }  # fmt: skip
+    assert environment[b"SSH_CONNECTION"] == b"192.0.2.7 5555 192.0.2.1 22"
+
+
+def test_the_client_may_change_the_language_but_not_the_home() -> None:
+    request = replace(REQUEST, environment={"LANG": "de_DE.UTF-8", "HOME": "/evil", "TZ": "a\0b"})
+    environment = program_environment(INSIDE, WORKSPACE, request)
+    assert (environment[b"LANG"], environment[b"HOME"]) == (b"de_DE.UTF-8", b"/home/app")
+    assert b"TZ" not in environment
+
+
+def test_a_terminal_brings_its_type() -> None:
+    request = replace(REQUEST, terminal=Terminal("xterm-256color", WindowSize(80, 24), {}))
+    assert program_environment(INSIDE, WORKSPACE, request)[b"TERM"] == b"xterm-256color"

@@ -1,0 +1,303 @@
+"""The pumps between a program and a channel: real terminals and pipes, a channel that only remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.interfaces import Program, ProgramExit, WindowSize
+from gateway.session import ChannelSink, Session
+from gateway.terminal import set_window_size
+
+
+class RememberingChannel:
+    """A client that takes everything, until told to be slow."""
+
+    def __init__(self) -> None:
+        self.output = b""
+        self.errors = b""
+        self.end: ProgramExit | None = None
+        self.is_lost = False
+        self.is_writing_paused = False
+        self.is_reading_paused = False
+        self.sink: ChannelSink | None = None
+        self.changed = asyncio.Event()
+
+    def attach(self, sink: ChannelSink) -> None:
+        self.sink = sink
+
+    def write(self, data: bytes) -> None:
+        self.output += data
+        self.changed.set()
+
+    def write_stderr(self, data: bytes) -> None:
+        self.errors += data
+        self.changed.set()
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+        self.changed.set()
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+        self.changed.set()
+
+    async def drained(self) -> None:
+        while self.is_writing_paused:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def finish(self, end: ProgramExit) -> None:
+        self.end = end
+
+    def refuse(self, message: str, exit_status: int = 255) -> None:
+        self.errors += message.encode()
+        self.end = ProgramExit(exit_code=exit_status)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def lose(self) -> None:
+        self.is_lost = True
+        assert self.sink is not None
+        self.sink.channel_lost()
+
+
+class MemoryRecorder:
+    """A recorder without a file: what was read, and what was noted."""
+
+    def __init__(self) -> None:
+        self.recorded = b""
+        self.notes: list[object] = []
+
+    def read_from(self, fd: int, limit_bytes: int) -> memoryview:
+        data = os.read(fd, limit_bytes)
+        self.recorded += data
+        return memoryview(data)
+
+    def append(self, data: bytes) -> None:
+        self.recorded += data
+
+    def mark_gap(self, lost_bytes: int) -> None: ...
+
+    def mark_resize(self, size: WindowSize) -> None:
+        self.notes.append(size)
+
+    def mark_attach(self, principal: str, size: WindowSize) -> None: ...
+
+    def mark_detach(self, reason: str) -> None: ...
+
+    def mark_exit(self, end: ProgramExit) -> None: ...
+
+    async def close(self, *, is_final: bool) -> None: ...
+
+
+class Stage:
+    """Starts a program as a keeper would and puts a session on it."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.sessions: list[Session] = []
+        self.waits: list[asyncio.Task[None]] = []
+        self.recorder = MemoryRecorder()
+        self.signals: list[str] = []
+        self.detached = asyncio.Event()
+
+    def start(
+        self, command: str, *, pty: bool = False, linger_seconds: float = 5.0
+    ) -> tuple[Session, RememberingChannel]:
+        exited: asyncio.Future[ProgramExit] = asyncio.get_running_loop().create_future()
+        if pty:
+            master, slave = os.openpty()
+            process = subprocess.Popen(
+                ["setsid", "-c", "-w", "sh", "-c", command], stdin=slave, stdout=slave, stderr=slave, close_fds=True
+            )
+            os.close(slave)
+            os.set_blocking(master, False)
+            program = Program("s", process.pid, exited, terminal_fd=master)
+        else:
+            process = subprocess.Popen(
+                ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            )
+            fds = [os.dup(stream.fileno()) for stream in (process.stdin, process.stdout, process.stderr) if stream]
+            for stream, fd in zip((process.stdin, process.stdout, process.stderr), fds, strict=True):
+                assert stream is not None
+                stream.close()
+                os.set_blocking(fd, False)
+            program = Program("s", process.pid, exited, stdin_fd=fds[0], stdout_fd=fds[1], stderr_fd=fds[2])
+        self.processes.append(process)
+        self.waits.append(asyncio.create_task(self._wait(process, exited)))
+        session = Session(
+            program,
+            recorder=self.recorder if pty else None,
+            set_window_size=set_window_size,
+            on_signal=self.signals.append,
+            on_detached=self.detached.set,
+            pipe_linger_seconds=linger_seconds,
+        )
+        self.sessions.append(session)
+        channel = RememberingChannel()
+        session.attach(channel)
+        return session, channel
+
+    async def _wait(self, process: subprocess.Popen[bytes], exited: asyncio.Future[ProgramExit]) -> None:
+        code = await asyncio.to_thread(process.wait)
+        if not exited.done():
+            exited.set_result(
+                ProgramExit(exit_code=code) if code >= 0 else ProgramExit(signal=signal.Signals(-code).name[3:])
+            )
+
+    async def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+        await asyncio.gather(*self.waits)
+        for session in self.sessions:
+            session.close()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    stage = Stage()
+    yield stage
+    await stage.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before, "a descriptor was left open"
+
+
+async def run(session: Session) -> ProgramExit:
+    async with asyncio.timeout(20):
+        end = await session.run()
+    session.finish(end)
+    return end
+
+
+@pytest.mark.parametrize("pty", [False, True])
+async def test_output_written_just_before_exit_reaches_the_client(stage: Stage, pty: bool) -> None:
+    """A fast program must not lose its tail: the exit status may not overtake the last bytes (RFC 4254 §6.10)."""
+    session, channel = stage.start("head -c 300000 /dev/zero; exit 7", pty=pty)
+    assert await run(session) == ProgramExit(exit_code=7)
+    assert (len(channel.output), channel.end) == (300_000, ProgramExit(exit_code=7))
+
+
+async def test_stdout_and_stderr_stay_apart_without_a_terminal(stage: Stage) -> None:
+    session, channel = stage.start("echo out; echo err >&2")
+    await run(session)
+    assert (channel.output, channel.errors) == (b"out\n", b"err\n")
+
+
+async def test_the_recorder_sees_every_byte_the_client_sees(stage: Stage) -> None:
+    session, channel = stage.start("for i in 1 2 3; do echo line $i; done", pty=True)
+    await run(session)
+    assert channel.output == stage.recorder.recorded == b"line 1\r\nline 2\r\nline 3\r\n"
+
+
+async def test_a_slow_client_stops_the_program_and_loses_nothing(stage: Stage) -> None:
+    """Back-pressure reaches the program: what is read while the client is slow is one turn, not the whole flood."""
+    session, channel = stage.start("head -c 5000000 /dev/zero")
+    task = asyncio.create_task(run(session))
+    await channel.until(lambda: len(channel.output) > 0)
+    channel.is_writing_paused = True
+    seen = len(channel.output)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(channel.output) <= seen + 64 * 1024
+    channel.is_writing_paused = False
+    session.resume_writing()
+    await task
+    assert len(channel.output) == 5_000_000
+
+
+async def test_input_larger_than_a_pipe_arrives_whole_while_the_channel_is_paused(stage: Stage) -> None:
+    session, channel = stage.start("sleep 0.2; wc -c")
+    task = asyncio.create_task(run(session))
+    session.data_received(b"x" * 3_000_000)
+    assert channel.is_reading_paused, "more than the pipe takes must pause the client"
+    session.eof_received()
+    await task
+    assert channel.output.strip() == b"3000000"
+
+
+async def test_half_close_ends_stdin_and_not_the_session(stage: Stage) -> None:
+    session, channel = stage.start("cat; echo after eof")
+    session.data_received(b"before ")
+    session.eof_received()
+    await run(session)
+    assert channel.output == b"before after eof\n"
+
+
+async def test_a_program_that_closes_its_stdin_does_not_break_the_session(stage: Stage) -> None:
+    session, channel = stage.start("exec <&-; echo ready; sleep 0.1; exit 3")
+    task = asyncio.create_task(run(session))
+    await channel.until(lambda: b"ready" in channel.output)
+    for _ in range(5):
+        session.data_received(b"nobody reads this" * 10_000)
+    await task
+    assert channel.end == ProgramExit(exit_code=3)
+
+
+async def test_a_background_child_that_keeps_the_pipe_does_not_keep_the_client(stage: Stage) -> None:
+    session, channel = stage.start("sleep 60 & echo started", linger_seconds=0.2)
+    await run(session)
+    assert (channel.output, channel.end) == (b"started\n", ProgramExit(exit_code=0))
+
+
+async def test_death_by_signal_is_a_signal(stage: Stage) -> None:
+    session, channel = stage.start("kill -TERM $$")
+    await run(session)
+    assert channel.end == ProgramExit(signal="TERM")
+
+
+async def test_a_lost_client_closes_the_pipes_and_reports_detached(stage: Stage) -> None:
+    """A lock held through an inherited stdin must be free as soon as the line drops."""
+    session, channel = stage.start("cat >/dev/null; exit 4")
+    task = asyncio.create_task(run(session))
+    channel.lose()
+    assert stage.detached.is_set()
+    assert await task == ProgramExit(exit_code=4)
+    assert channel.end is None
+
+
+async def test_a_terminal_goes_on_being_recorded_after_its_client_went(stage: Stage) -> None:
+    session, channel = stage.start("read x; echo got $x; sleep 0.1; echo later", pty=True)
+    task = asyncio.create_task(run(session))
+    session.data_received(b"hello\n")
+    await channel.until(lambda: b"got hello" in channel.output)
+    channel.lose()
+    await task
+    assert b"later" in stage.recorder.recorded
+    assert b"later" not in channel.output
+
+
+async def test_a_window_change_reaches_the_terminal_and_the_recording(stage: Stage) -> None:
+    session, channel = stage.start(
+        "stty size; trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done", pty=True
+    )
+    task = asyncio.create_task(run(session))
+    await channel.until(lambda: b"ready" in channel.output)
+    session.window_changed(WindowSize(132, 43))
+    await task
+    assert b"43 132" in channel.output
+    assert stage.recorder.notes == [WindowSize(132, 43)]
+
+
+async def test_absurd_window_sizes_are_clamped_and_not_an_error(stage: Stage) -> None:
+    session, _ = stage.start("exit 0", pty=True)
+    session.window_changed(WindowSize(2**32 - 1, 0))
+    assert (await run(session)).exit_code == 0
+
+
+async def test_signals_are_passed_on_by_name(stage: Stage) -> None:
+    session, _ = stage.start("exit 0")
+    session.signal_requested("USR1")
+    await run(session)
+    assert stage.signals == ["USR1"]
