@@ -160,7 +160,7 @@ def test_a_file_in_the_way_is_one_sentence(short_dir: Path) -> None:
 @as_other
 def test_an_unwritable_place_is_one_sentence_with_the_fix() -> None:
     with pytest.raises(StartRefused, match=r"permission denied; make it writable .*HOMEPORT_STATE_DIR"):
-        prepare(Settings(Path("/proc/homeport/state")))
+        prepare(Settings(Path("/etc/homeport-test/state")))
 
 
 def test_finding_changes_nothing(short_dir: Path) -> None:
