@@ -115,8 +115,10 @@ class SessionSettings(_Section):
 
 class RecordingSettings(_Section):
     enabled: bool = True
-    # One of the two halves of a session's spool, and the unit of compression: 0.5 ms of zstd, 5 times smaller.
-    segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
+    # One of the eight parts of a session's spool, and the unit of compression: 0.5 ms of zstd, 5 times smaller.
+    segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024, multiple_of=4096)
+    # Compressed, on disk. A build that prints for a week must not fill it; the recording ends with a marker.
+    bytes_per_session_max: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024)
 
 
 class RetentionSettings(_Section):
