@@ -12,6 +12,7 @@ GatewayError
 ├── KeeperRefused          the keeper answered with an error
 ├── ProgramFailed          the program could not be started; carries the exit status a shell would give
 ├── KeyRefused             a public key line we do not accept
+├── NameRefused            a workspace's name, repository, URL, branch or description we do not accept
 ├── NameTaken              a unique value is in use
 ├── StoreUnavailable       the database cannot be read or written
 ├── BackupFailed           no backup was made, and none was harmed; the message has the reason
@@ -83,6 +84,10 @@ class ProgramFailed(GatewayError):
 
 class KeyRefused(GatewayError):
     code = "key_refused"
+
+
+class NameRefused(GatewayError):
+    code = "name_refused"
 
 
 class NameTaken(GatewayError):

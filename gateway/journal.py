@@ -1,0 +1,58 @@
+"""What the journal knows: actions, its rows, and measurements over time. Values only; gateway/store writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class JournalAction(StrEnum):
+    """What a row of `auth_logs` tells. The names of the seed are kept."""
+
+    LOGIN = "login"
+    LOGOUT = "logout"
+    TOKEN_REFRESH = "token_refresh"  # noqa: S105 - the name of an action
+    API_ACCESS = "api_access"
+    WORKSPACE_CREATED = "workspace_created"
+    WORKSPACE_DELETED = "workspace_deleted"
+    WORKSPACE_SYNC_CLONE = "workspace_sync_clone"
+    WORKSPACE_SYNC_FETCH = "workspace_sync_fetch"
+    WORKSPACE_SYNC_PULL = "workspace_sync_pull"
+    WORKSPACE_SYNC_PUSH = "workspace_sync_push"
+    SESSION_TERMINATED = "session_terminated"
+    SESSION_ERROR = "session_error"
+    KEY_ADDED = "key_added"
+    KEY_REMOVED = "key_removed"
+    BAN = "ban"
+    ENROLL = "enroll"
+    SHARE = "share"
+    CREDENTIAL_USE = "credential_use"
+    LOCKDOWN = "lockdown"
+    BACKUP = "backup"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One row of `auth_logs`."""
+
+    id: str
+    action: JournalAction
+    success: bool
+    client_ip: str | None
+    user_agent: str | None
+    details: Mapping[str, object]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSample:
+    """One measurement: `cpu_usage`, `memory_usage`, `disk_usage`, `active_sessions`, …"""
+
+    metric: str
+    value: float
+    unit: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    created_at: datetime | None = None  # None when adding: now

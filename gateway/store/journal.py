@@ -1,0 +1,84 @@
+"""The journal (`auth_logs`): one row per login, refusal and change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import models
+from gateway.journal import JournalAction, JournalRow
+from gateway.store.database import Database
+from gateway.store.refusals import RefusalLimit
+from gateway.store.text import USER_AGENT_CHARACTERS_MAX, clean_details, clean_text
+
+
+class JournalQueries:
+    _database: Database
+    _refusals: RefusalLimit
+
+    async def record(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a fact down. `details`: a flat object without secrets; texts from clients are cleaned here.
+
+        Refused logins beyond a few per source and minute are only counted; the count follows as one row.
+        """
+        is_refused_login = action is JournalAction.LOGIN and not success
+        if is_refused_login and not self._refusals.admits(client_ip, time.time()):
+            return
+        row = models.AuthLog(
+            action=action,
+            success=success,
+            ip_address=None if client_ip is None else clean_text(client_ip, 64),
+            user_agent=None if user_agent is None else clean_text(user_agent, USER_AGENT_CHARACTERS_MAX),
+            details=clean_details(details) if details else None,
+            created_at=datetime.now(UTC),
+        )
+        await self._database.write("record", lambda: row.save(force_create=True))
+
+    async def list_auth_logs(
+        self, *, action: JournalAction | None = None, client_ip: str | None = None, limit: int = 200
+    ) -> list[JournalRow]:
+        """Newest first; of one action or one address, if given."""
+        chosen = models.AuthLog.all()
+        if action is not None:
+            chosen = chosen.filter(action=action)
+        if client_ip is not None:
+            chosen = chosen.filter(ip_address=client_ip)
+        async with self._database.asked("list_auth_logs"):
+            return [_journal_row(row) for row in await chosen.order_by("-created_at").limit(limit)]
+
+    async def _flush_refusals(self, *, is_final: bool = False) -> None:
+        counts = self._refusals.take_counts(time.time(), is_final=is_final)
+        rows = [
+            models.AuthLog(
+                action=JournalAction.LOGIN,
+                success=False,
+                ip_address=source,
+                details=json.dumps({"reason": "more_refused", "more_refused_count": count}),
+                created_at=datetime.now(UTC),
+            )
+            for source, count in counts.items()
+        ]
+        if rows:
+            await self._database.write("flush_refusals", lambda: models.AuthLog.bulk_create(rows))
+
+
+def _journal_row(row: models.AuthLog) -> JournalRow:
+    return JournalRow(
+        id=row.id,
+        action=row.action,
+        success=row.success,
+        client_ip=row.ip_address,
+        user_agent=row.user_agent,
+        details=json.loads(row.details) if row.details else {},
+        created_at=row.created_at,
+    )

@@ -1,0 +1,217 @@
+"""Sessions: their rows, from start to exit. A terminated one never comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from tortoise.functions import Count
+from tortoise.queryset import QuerySet
+from tortoise.transactions import in_transaction
+
+import models
+from gateway.errors import CommandRefused
+from gateway.interfaces import (
+    EndReason,
+    ProgramExit,
+    SessionActivity,
+    SessionKind,
+    SessionRequest,
+    SessionRow,
+    SessionStatus,
+)
+from gateway.store.database import Database
+from gateway.store.text import COMMAND_CHARACTERS_MAX, clean_text
+
+LIVE = (SessionStatus.ACTIVE, SessionStatus.PAUSED)
+LIVE_SESSIONS_MAX = 100_000
+PREFIX_CHARACTERS_MIN = 4
+
+
+class SessionQueries:
+    _database: Database
+
+    async def open_session(
+        self,
+        request: SessionRequest,
+        *,
+        workspace_id: str,
+        shell: str,
+        shell_pid: int,
+        recording: str | None = None,
+        name: str | None = None,
+        working_directory: str | None = None,
+    ) -> None:
+        """The program has started: write the session's row, active and attached to the request's connection."""
+        size = request.terminal.size if request.terminal is not None else None
+        now = datetime.now(UTC)
+        row = models.Session(
+            id=request.session_id,
+            workspace_id=workspace_id,
+            shell=shell,
+            shell_pid=shell_pid,
+            socket_id=request.connection_id,
+            status=SessionStatus.ACTIVE,
+            kind=request.kind,
+            name=name,
+            command=_command(request),
+            principal=request.principal.name,
+            key_fingerprint=request.principal.fingerprint,
+            client_ip=request.client_address[0],
+            columns=size.columns if size is not None else None,
+            rows=size.rows if size is not None else None,
+            environment=json.dumps(dict(request.environment)),
+            working_directory=working_directory,
+            recording=recording,
+            created_at=now,
+            last_activity_at=now,
+        )
+        await self._database.write("open_session", lambda: row.save(force_create=True))
+
+    async def mark_paused(self, session_id: str) -> None:
+        """The client is gone, the program runs on."""
+        await self._update_live(session_id, status=SessionStatus.PAUSED, socket_id=None)
+
+    async def mark_active(self, session_id: str, connection_id: str) -> None:
+        """A client on this connection has attached."""
+        await self._update_live(session_id, status=SessionStatus.ACTIVE, socket_id=connection_id)
+
+    async def end_session(
+        self,
+        session_id: str,
+        *,
+        exit: ProgramExit,
+        reason: EndReason,
+        bytes_in: int,
+        bytes_out: int,
+        ended_at: datetime | None = None,
+    ) -> bool:
+        """Write the end down, once: False, and nothing changed, if it has ended already. `ended_at` None: now."""
+        ended_at = ended_at or datetime.now(UTC)
+
+        async def write() -> bool:
+            async with in_transaction():
+                changed = await _live(session_id).update(
+                    status=SessionStatus.TERMINATED,
+                    socket_id=None,
+                    shell_pid=None,
+                    ended_at=ended_at,
+                    end_reason=reason,
+                    exit_code=exit.exit_code,
+                    exit_signal=exit.signal,
+                    bytes_in=bytes_in,
+                    bytes_out=bytes_out,
+                )
+                if changed:  # so that a workspace's updated_at tells how long it has been idle
+                    row = await models.Session.get(id=session_id).only("id", "workspace_id")
+                    await models.Workspace.filter(id=row.workspace_id).update(updated_at=ended_at)
+            return bool(changed)
+
+        return await self._database.write("end_session", write)
+
+    async def sessions_left_open(self) -> list[SessionRow]:
+        """All that have not ended, oldest first: after a start, those to be adopted or given up."""
+        async with self._database.asked("sessions_left_open"):
+            return await _rows(models.Session.filter(status__in=LIVE).order_by("id"), LIVE_SESSIONS_MAX)
+
+    async def sessions_idle_since(self, cutoff: datetime, *, limit: int = 1000) -> list[SessionRow]:
+        """Those that have not ended and were last used before `cutoff`, the longest idle first."""
+        async with self._database.asked("sessions_idle_since"):
+            chosen = models.Session.filter(last_activity_at__lt=cutoff, status__in=LIVE)
+            return await _rows(chosen.order_by("last_activity_at"), limit)
+
+    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
+        """Newest first."""
+        chosen = models.Session.all() if include_ended else models.Session.filter(status__in=LIVE)
+        async with self._database.asked("list_sessions"):
+            return await _rows(chosen.order_by("-id"), limit)  # ids are in order of time
+
+    async def find_session(self, id_or_prefix: str) -> SessionRow | None:
+        """By id, or by its beginning if only one has it. Raises CommandRefused if several do, or it is too short."""
+        prefix = id_or_prefix.lower()
+        if len(prefix) < PREFIX_CHARACTERS_MIN:
+            raise CommandRefused(f"give at least {PREFIX_CHARACTERS_MIN} characters of the session's id")
+        # A range rather than LIKE: only a range uses the primary key. Ids are made of 0-9, a-f and -, all below g.
+        chosen = models.Session.filter(id__gte=prefix, id__lt=prefix + "g").order_by("id")
+        async with self._database.asked("find_session"):
+            rows = await _rows(chosen, 2)
+        if len(rows) > 1 and rows[0].id != prefix:
+            raise CommandRefused(f"several sessions begin with {id_or_prefix!r}; give more of the id")
+        return rows[0] if rows else None
+
+    async def count_by_kind_and_status(self) -> dict[tuple[SessionKind, SessionStatus], int]:
+        """How many sessions have not ended, for the metrics."""
+        counted = models.Session.filter(status__in=LIVE).group_by("kind", "status").annotate(session_count=Count("id"))
+        async with self._database.asked("count_by_kind_and_status"):
+            rows = await counted.values_list("kind", "status", "session_count")
+        return {(SessionKind(kind), SessionStatus(status)): count for kind, status, count in rows}
+
+    async def _update_live(self, session_id: str, **values: object) -> None:
+        values["last_activity_at"] = datetime.now(UTC)
+        await self._database.write("update_session", lambda: _live(session_id).update(**values))
+
+    async def _write_activity(self, activity: Sequence[SessionActivity]) -> None:
+        """All of a flush in one transaction, thousands of sessions in a few statements."""
+        if not activity:
+            return
+        changed = [
+            models.Session(
+                id=one.session_id,
+                last_activity_at=one.last_activity_at,
+                bytes_in=one.bytes_in,
+                bytes_out=one.bytes_out,
+            )
+            for one in activity
+        ]
+        fields = ("last_activity_at", "bytes_in", "bytes_out")
+
+        async def write() -> None:
+            async with in_transaction():
+                await models.Session.filter(status__in=LIVE).bulk_update(changed, fields=fields, batch_size=500)
+
+        await self._database.write("flush_activity", write)
+
+
+def _live(session_id: str) -> QuerySet[models.Session]:
+    """This session, if it has not ended: no update may bring a terminated one back."""
+    return models.Session.filter(id=session_id, status__in=LIVE)
+
+
+def _command(request: SessionRequest) -> str | None:
+    if request.command is not None:
+        return clean_text(request.command.decode(errors="backslashreplace"), COMMAND_CHARACTERS_MAX)
+    return request.subsystem
+
+
+async def _rows(chosen: QuerySet[models.Session], limit: int) -> list[SessionRow]:
+    return [_session_row(row) for row in await chosen.limit(limit).select_related("workspace")]
+
+
+def _session_row(row: models.Session) -> SessionRow:
+    return SessionRow(
+        id=row.id,
+        workspace_id=row.workspace_id,
+        workspace_name=row.workspace.slug if row.workspace is not None else None,
+        kind=row.kind,
+        status=row.status,
+        name=row.name,
+        command=row.command,
+        shell=row.shell,
+        shell_pid=row.shell_pid,
+        connection_id=row.socket_id,
+        principal=row.principal,
+        key_fingerprint=row.key_fingerprint,
+        client_ip=row.client_ip,
+        columns=row.columns,
+        rows=row.rows,
+        recording=row.recording,
+        bytes_in=row.bytes_in,
+        bytes_out=row.bytes_out,
+        created_at=row.created_at,
+        last_activity_at=row.last_activity_at,
+        ended_at=row.ended_at,
+        end_reason=row.end_reason,
+        exit_code=row.exit_code,
+        exit_signal=row.exit_signal,
+    )

@@ -1,0 +1,29 @@
+"""Text on its way into the database: bounded, and without what could be mistaken for something else when printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+COMMAND_CHARACTERS_MAX = 4_000
+USER_AGENT_CHARACTERS_MAX = 255
+DETAIL_CHARACTERS_MAX = 500
+DETAILS_MAX = 30
+
+
+def clean_text(text: str, characters_max: int) -> str:
+    """One line: control and other unprintable characters escaped, as `repr` would, and cut at the given length."""
+    cut = text[: characters_max + 1]  # before escaping: it makes text longer, and clients choose the length
+    escaped = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return escaped if len(escaped) <= characters_max else escaped[: characters_max - 1] + "…"
+
+
+def clean_details(details: Mapping[str, object]) -> str:
+    """Details as a JSON object: flat, at most DETAILS_MAX of them, texts cleaned and cut, None left out."""
+    kept: dict[str, object] = {}
+    for key, value in list(details.items())[:DETAILS_MAX]:
+        if isinstance(value, (bool, int, float)):
+            kept[key] = value
+        elif value is not None:
+            kept[key] = clean_text(str(value), DETAIL_CHARACTERS_MAX)
+    return json.dumps(kept)
