@@ -48,6 +48,7 @@ class Event(StrEnum):
     JOB_ENDED = "job.ended"
     JOB_SKIPPED = "job.skipped"
     JOB_FAILED = "job.failed"
+    JOB_STEP_FAILED = "job.step_failed"
 
     HTTP_FAILED = "http.failed"
     METRIC_FAILED = "metric.failed"

@@ -70,9 +70,18 @@ def cpu_percent() -> float:
     return float(psutil.cpu_percent(interval=None))
 
 
+def cpu_count() -> int:
+    return psutil.cpu_count() or 1
+
+
 def file_bytes(path: Path) -> int:
     """The size of a file, 0 while there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def wal_of(database_file: Path) -> Path:
+    """SQLite's write-ahead log beside a database."""
+    return database_file.with_name(database_file.name + "-wal")

@@ -42,7 +42,7 @@ _JOB_BUCKETS = (0.01, 0.1, 1, 10, 60, 600, 3600)
 _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 Keys = Mapping[str, object]
-Reading = float | Mapping[tuple[str, ...], float] | None
+Reading = float | Mapping[tuple[str, str], float] | Mapping[tuple[str], float] | None  # numbers by label values
 
 
 class Where(StrEnum):

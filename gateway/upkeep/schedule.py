@@ -22,6 +22,8 @@ from gateway.events import Event
 from gateway.log import log_event, log_failure, log_warning
 
 CLOCK_CHECK_SECONDS = 30.0
+# Missed runs wait for this long, so that the start and the first logins have the machine to themselves.
+CATCH_UP_DELAY_SECONDS = 60.0
 # NTP slews smaller differences; a job that is two seconds off is on time.
 CLOCK_STEP_MIN_SECONDS = 2.0
 # A job that failed this often in a row makes the gateway's health `degraded` (S166).
@@ -67,7 +69,13 @@ class JobReport:
 class Schedule:
     """Runs jobs between `start` and `stop`. Make it anywhere; start it on the loop it shall run on."""
 
-    def __init__(self, jobs: Sequence[Job], *, clock_check_seconds: float = CLOCK_CHECK_SECONDS) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        clock_check_seconds: float = CLOCK_CHECK_SECONDS,
+        catch_up_delay_seconds: float = CATCH_UP_DELAY_SECONDS,
+    ) -> None:
         for job in jobs:
             check_cron(job.name, job.cron)
         self._jobs = {job.name: job for job in jobs}
@@ -75,6 +83,7 @@ class Schedule:
         self._running: dict[str, asyncio.Task[object]] = {}
         self._crons: list[Cron] = []
         self._clock_check_seconds = clock_check_seconds
+        self._catch_up_delay_seconds = catch_up_delay_seconds
         self._clock_watch: asyncio.Task[None] | None = None
         self._is_stopping = False
 
@@ -135,9 +144,10 @@ class Schedule:
 
     async def _watch_clock(self) -> None:
         """Catch up, then look from time to time whether wall clock and loop clock still agree."""
-        await self._catch_up()
         loop = asyncio.get_running_loop()
         offset = time.time() - loop.time()
+        await asyncio.sleep(self._catch_up_delay_seconds)
+        await self._catch_up()
         while True:
             await asyncio.sleep(self._clock_check_seconds)
             now = time.time() - loop.time()
