@@ -42,7 +42,7 @@ from gateway.interfaces import (
 )
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
-from gateway.session import Channel, Session
+from gateway.session import Channel, Session, SessionState
 from gateway.terminal import set_window_size
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
@@ -61,14 +61,21 @@ class SessionStore(Protocol):
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
 
     async def open_session(
-        self, request: SessionRequest, *, workspace_id: str, shell: str, shell_pid: int, recording: str | None
+        self,
+        request: SessionRequest,
+        *,
+        workspace_id: str,
+        shell: str,
+        shell_pid: int,
+        recording: str | None,
+        working_directory: str | None,
     ) -> None: ...
 
     async def mark_paused(self, session_id: str) -> None: ...
 
     async def end_session(
         self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
-    ) -> None: ...
+    ) -> bool: ...
 
     async def flush_activity(self, activity: list[SessionActivity]) -> None: ...
 
@@ -116,6 +123,8 @@ class Sessions:
         self._login_notice = login_notice
         self._live: dict[str, Live] = {}
         self._is_draining = False
+        self._is_in_hurry = False  # asked to stop a second time: wait for nobody
+        self._one_ended = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------ one session
 
@@ -155,6 +164,7 @@ class Sessions:
             await self._store.open_session(
                 request, workspace_id=workspace.id, shell=inside.shell.rpartition("/")[2], shell_pid=program.pid,
                 recording=request.session_id if live.recorder is not None and workspace.is_recorded else None,
+                working_directory=inside.tree,
             )  # fmt: skip
         except BaseException:
             await self._abandon(live)
@@ -211,10 +221,9 @@ class Sessions:
                 await live.keeper.forget(session.session_id)
         except Exception:
             log_failure(Event.STORE_FAILED, session_id=session.session_id)
-        finally:
-            self._live.pop(session.session_id, None)
         if live.recorder is not None:
             await live.recorder.close(is_final=True)
+        self._forget(session.session_id)
         log_event(Event.SESSION_ENDED, session_id=session.session_id, workspace=live.workspace.name, kind=live.kind,
                   reason=live.end_reason, exit_status=end.exit_code, exit_signal=end.signal, bytes_in=session.bytes_in,
                   bytes_out=session.bytes_out, duration_ms=_milliseconds_since(live.started))  # fmt: skip
@@ -241,10 +250,14 @@ class Sessions:
         self._live[program.session_id] = live
         return live
 
+    def _forget(self, session_id: str) -> None:
+        self._live.pop(session_id, None)
+        self._one_ended.set()
+
     async def _abandon(self, live: Live) -> None:
         """The row could not be written: no row, no program."""
         live.session.close()
-        self._live.pop(live.session.session_id, None)
+        self._forget(live.session.session_id)
         with contextlib.suppress(GatewayError):
             await live.keeper.hang_up(live.session.session_id)
             await live.keeper.forget(live.session.session_id)
@@ -386,18 +399,36 @@ class Sessions:
         Afterwards the connections may be closed: nobody's shell ends of it.
         """
         self._is_draining = True
-        pipes = [live for live in self._live.values() if not live.session.is_terminal and live.is_attached]
+        await self._wait_for_pipes()
+        for live in list(self._live.values()):
+            if live.session.state is not SessionState.ENDED:  # an ended one is being written down
+                await self._release(live)
+
+    def stop_waiting(self) -> None:
+        self._is_in_hurry = True
+        self._one_ended.set()
+
+    async def wait_ended(self) -> None:
+        """Until every session is written down or released."""
+        while self._live:
+            self._one_ended.clear()
+            await self._one_ended.wait()
+
+    async def _wait_for_pipes(self) -> None:
+        """Transfers and commands get `drain_seconds`, or until somebody is in a hurry."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.session.drain_seconds):
-                await asyncio.gather(*(asyncio.shield(live.session.program.exited) for live in pipes))
-        for live in list(self._live.values()):
-            await self._release(live)
+                while not self._is_in_hurry and any(
+                    live.is_attached and not live.session.is_terminal for live in self._live.values()
+                ):
+                    self._one_ended.clear()
+                    await self._one_ended.wait()
 
     async def _release(self, live: Live) -> None:
         session_id = live.session.session_id
         channel = live.session.channel
         is_terminal = live.session.is_terminal
-        self._live.pop(session_id, None)
+        self._forget(session_id)
         live.session.stop_reading()
         try:
             if live.recorder is not None:

@@ -1,0 +1,258 @@
+"""The gateway: builds every part, and brings them up and down in order. Knows all, known by none.
+
+start   lock the state → database → keepers and launcher → adopt what runs → listen
+serve   until SIGTERM, SIGINT or `homeport stop`
+drain   readiness off → no new connections → programs without a terminal get some time → terminals to their keepers
+stop    connections → jobs → recordings → journal and database → lock
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from enum import Enum, auto
+from typing import Any
+
+from admin_http import AdminServer
+from gateway import __version__, notify
+from gateway.config import Address, Config
+from gateway.events import Event
+from gateway.forwards import Dialler
+from gateway.gatehouse import Gatehouse
+from gateway.ids import new_id
+from gateway.interfaces import SessionStatus
+from gateway.launchers import ChosenLauncher, WorkspaceKeepers, choose_launcher
+from gateway.lobby.control import ControlServer
+from gateway.lobby.run import runner
+from gateway.lobby.services import Services, StopBegun
+from gateway.log import log_event, log_failure, log_warning
+from gateway.recording.recordings import FileRecordings
+from gateway.services import ArchiveShelf, Programs
+from gateway.sessions import Sessions
+from gateway.ssh.host_keys import load_host_keys, public_lines
+from gateway.ssh.server import SshServer
+from gateway.state import Places, StateLock
+from gateway.store.store import Store
+from gateway.upkeep.upkeep import Sources, Upkeep
+from gateway.workspaces.create import WorkspaceYard
+
+# After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
+STOP_SECONDS = 10.0
+
+
+class GatewayState(Enum):
+    """starting → serving → draining → stopped; readiness is `SERVING` and nothing else."""
+
+    STARTING = auto()
+    SERVING = auto()
+    DRAINING = auto()
+    STOPPED = auto()
+
+
+class Gateway:
+    """One gateway process. `async with Gateway.running(config, places) as gateway` serves inside the block."""
+
+    def __init__(self, config: Config, places: Places, tasks: asyncio.TaskGroup) -> None:
+        self.config = config
+        self.places = places
+        self.state = GatewayState.STARTING
+        self.warnings: tuple[str, ...] = ()
+        self.host_key_lines: list[str] = []
+        self._tasks = tasks
+        self._long_lived: list[asyncio.Task[None]] = []
+        self._stop_asked = asyncio.Event()
+        self._is_ending_all = False
+        self._resources = contextlib.AsyncExitStack()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, config: Config, places: Places) -> AsyncIterator[Gateway]:
+        """Start, then drain and stop at the end of the block, however it ends. Raises StartRefused and others."""
+        async with asyncio.TaskGroup() as tasks:
+            gateway = cls(config, places, tasks)
+            try:
+                await gateway._start()
+                yield gateway
+            finally:
+                await gateway._stop()
+
+    # ------------------------------------------------------------------------------------------------- start
+
+    async def _start(self) -> None:
+        started = time.monotonic()
+        config, places = self.config, self.places
+        log_event(Event.GATEWAY_STARTED, version=__version__, pid=os.getpid())
+        self._resources.enter_context(StateLock(places.state_lock))
+        host_keys = await asyncio.to_thread(load_host_keys, places.keys_dir)
+        self.host_key_lines = public_lines(host_keys)
+        self.store = await Store.open(places.database, backups_dir=places.backups_dir,
+                                      workspaces_dir=places.workspaces_dir,
+                                      workspaces_max=config.workspaces_max)  # fmt: skip
+        self._resources.push_async_callback(self.store.close)
+        self.launcher = await self._choose_launcher()
+        self.keepers = WorkspaceKeepers(self.launcher.launcher, keepers_dir=places.keepers_dir, gateway_id=new_id(),
+                                        settings=config.session)  # fmt: skip
+        self._resources.push_async_callback(self.keepers.close)
+        self.recordings = FileRecordings(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir,
+                                         settings=config.recording)  # fmt: skip
+        self._resources.push_async_callback(self.recordings.close)
+        self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher.launcher,
+                                 recordings=self.recordings, config=config, spawn=self.spawn,
+                                 login_notice=self.launcher.login_notice)  # fmt: skip
+        self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions)
+        self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
+                                  keepers=self.keepers, launcher=self.launcher.launcher, rows=self.store,
+                                  clone_seconds_max=config.clone_seconds_max)  # fmt: skip
+        await self.sessions.adopt_all()
+        self.upkeep = self._build_upkeep()
+        self._resources.push_async_callback(self.upkeep.stop, STOP_SECONDS)
+        self.upkeep.start()
+        await self._listen(host_keys)
+        self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
+        self.state = GatewayState.SERVING
+        notify.ready()
+        log_event(Event.GATEWAY_SERVING, ssh=str(self.ssh_address), http=str(self.http_address),
+                  isolation=self.launcher.launcher.name, start_ms=round((time.monotonic() - started) * 1000),
+                  )  # fmt: skip
+
+    async def _choose_launcher(self) -> ChosenLauncher:
+        config = self.config
+        chosen = await choose_launcher(
+            config.isolation,
+            listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
+        )
+        self.warnings = tuple(chosen.warnings)
+        for warning in self.warnings:
+            log_warning(Event.GATEWAY_WARNED, reason=warning)
+        return chosen
+
+    def _build_upkeep(self) -> Upkeep:
+        return Upkeep(
+            self.config,
+            version=__version__,
+            database_file=self.places.database,
+            backups_dir=self.places.backups_dir,
+            store=self.store,
+            recordings=self.recordings,
+            sources=Sources(
+                is_serving=lambda: self.state is GatewayState.SERVING,
+                probe_keeper=self.launcher.probe,
+                session_counts=self._session_counts,
+                live_session_ids=lambda: [live.session.session_id for live in self.sessions.live()],
+                connection_count=lambda: self.ssh.connection_count,
+                warnings=lambda: self.warnings,
+            ),
+        )
+
+    async def _listen(self, host_keys: list[Any]) -> None:
+        """HTTP first: by the time SSH accepts a forward, the port that forwards must never reach is known."""
+        dialler = Dialler(keepers=self.keepers, workspace_for=self.sessions.workspace_for)
+        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, dialler=dialler, spawn=self.spawn)
+        self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
+        admin = AdminServer(self.config.http.listen, self.upkeep)
+        await admin.start()
+        self._resources.push_async_callback(admin.stop)
+        self.http_address = admin.addresses[0]
+        dialler.closed_ports = frozenset(address.port for address in admin.addresses)
+        control = ControlServer(self.places.control_socket, runner(self._services()))
+        control.open()
+        self._resources.callback(control.close)
+        self._long_lived.append(self.spawn(control.serve(), "control"))
+        inherited = notify.passed_listener("ssh")
+        await self.ssh.listen(socket.socket(fileno=inherited) if inherited is not None else None)
+        self._resources.callback(self.ssh.stop_listening)
+        host, port = self.ssh.address
+        self.ssh_address = Address(host=host, port=port)
+
+    # ------------------------------------------------------------------------------------------------- serve
+
+    async def serve_until_stopped(self) -> None:
+        """Wait for SIGTERM, SIGINT or `homeport stop`. A second signal ends without waiting for anybody."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop)
+        await self._stop_asked.wait()
+
+    def ask_to_stop(self, *, end_all: bool = False) -> None:
+        self._is_ending_all = self._is_ending_all or end_all
+        if self._stop_asked.is_set():
+            self.sessions.stop_waiting()
+        self._stop_asked.set()
+
+    async def begin_stop(self, end_all: bool) -> StopBegun:
+        """For `homeport stop`: what will be kept, and the stop set in motion once the answer is on its way."""
+        kept = [
+            row for row in await self.store.sessions_left_open() if row.columns is not None
+        ]  # terminals; pipes break
+        ended_count = len(self.sessions.live()) if end_all else 0
+        asyncio.get_running_loop().call_soon(lambda: self.ask_to_stop(end_all=end_all))
+        return StopBegun(was_running=True, kept=[] if end_all else kept, ended_count=ended_count)
+
+    def _services(self) -> Services:
+        """What the lobby's commands act on."""
+        return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
+                        recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
+                        stop=self.begin_stop)  # fmt: skip
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._tasks.create_task(coroutine, name=name)
+
+    async def _flush_activity(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.session.activity_flush_seconds)
+            try:
+                await self.sessions.flush_activity()
+            except Exception:
+                log_failure(Event.STORE_FAILED, reason="activity")
+
+    def _session_counts(self) -> Counter[tuple[str, str]]:
+        """Live sessions by kind and status, from memory."""
+        return Counter(
+            (live.kind, SessionStatus.ACTIVE if live.is_attached else SessionStatus.PAUSED)
+            for live in self.sessions.live()
+        )
+
+    # ------------------------------------------------------------------------------------------ drain, stop
+
+    async def _stop(self) -> None:
+        """In the order of the module's docstring. Also undoes a start that failed half-way."""
+        was_serving, self.state = self.state is GatewayState.SERVING, GatewayState.DRAINING
+        try:
+            if was_serving:
+                log_event(Event.GATEWAY_DRAINING, session_count=len(self.sessions.live()))
+                notify.stopping()
+                await self._drain()
+        finally:
+            for task in self._long_lived:
+                task.cancel()
+            try:
+                async with asyncio.timeout(2 * STOP_SECONDS):
+                    await self._resources.aclose()
+            finally:
+                self.state = GatewayState.STOPPED
+                log_event(Event.GATEWAY_STOPPED)
+
+    async def _drain(self) -> None:
+        self.ssh.stop_listening()
+        if self._is_ending_all:
+            await self.programs.end_everything()
+        await self.sessions.drain()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.ssh.close_connections("the gateway is stopping")
+                await self.sessions.wait_ended()
+        except TimeoutError:
+            log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")
+
+
+async def serve(config: Config, places: Places) -> int:
+    """`homeport serve`: the exit status of the process."""
+    async with Gateway.running(config, places) as gateway:
+        await gateway.serve_until_stopped()
+    return 0
