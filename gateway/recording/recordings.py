@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -101,11 +101,21 @@ class Archive:
                 count += 1
         return count
 
+    def unused_since(self, cutoff: datetime) -> Sequence[str]:
+        """Sessions whose recording was last written before `cutoff`, without those that have a spool: they live, or
+        are not finished."""
+        spooled = set(self.spool_ids())
+        found = []
+        for path in _files(self.recordings_dir, block_log.SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stem not in spooled and path.stat().st_mtime < cutoff.timestamp():
+                    found.append(path.stem)
+        return sorted(found)
+
     def total_bytes(self) -> int:
         return sum(_size(path) for path in _files(self.recordings_dir, block_log.SUFFIX))
 
     def _info(self, session_id: str) -> RecordingInfo | None:
-        is_live = self.spool_path(session_id).exists()
         recording = self.recording_path(session_id)
         duration_us = None
         try:
@@ -121,8 +131,11 @@ class Archive:
             started_at=datetime.fromtimestamp(meta.started_us / 1_000_000, UTC),
             size_bytes=_size(recording),
             duration=None if duration_us is None else timedelta(microseconds=duration_us),
-            is_live=is_live,
+            is_live=self._is_live(session_id),
         )
+
+    def _is_live(self, session_id: str) -> bool:
+        return self.spool_path(session_id).exists()
 
 
 class FileRecordings:
@@ -167,17 +180,22 @@ class FileRecordings:
     async def list(self) -> list[RecordingInfo]:
         return await asyncio.to_thread(self.archive.list)
 
-    async def delete(self, session_ids: Iterable[str]) -> int:
+    async def delete(self, session_ids: Collection[str]) -> int:
         """For retention: live sessions are left alone."""
         return await asyncio.to_thread(self.archive.delete, [each for each in session_ids if each not in self._live])
+
+    async def unused_since(self, cutoff: datetime) -> Sequence[str]:
+        """For retention, see `Archive.unused_since`."""
+        return await asyncio.to_thread(self.archive.unused_since, cutoff)
 
     async def total_bytes(self) -> int:
         return await asyncio.to_thread(self.archive.total_bytes)
 
     async def close(self) -> None:
         """Close what is open (the spools stay) and wait for the thread. Twice is harmless."""
-        for recorder in list(self._live.values()):
-            await recorder.close(is_final=False)
+        async with asyncio.TaskGroup() as group:
+            for session_id, recorder in self._live.items():
+                group.create_task(recorder.close(is_final=False), name=f"recorder-close:{session_id}")
         self._executor.shutdown(wait=False)
         async with asyncio.timeout(CLOSE_SECONDS):
             await asyncio.to_thread(self._executor.shutdown, wait=True)
@@ -216,17 +234,15 @@ class FileRecordings:
                 meta, lap = file.meta, file.lap_last() + 1
         path = self.archive.spool_path(meta.session_id)
         try:
-            opened = Spool.create(
+            return Spool.create(
                 path, meta, segment_bytes=self._settings.segment_bytes, lap=lap, is_recorded=is_recorded
             )
         except OSError as error:
             log_failure(Event.RECORDING_FAILED, session_id=meta.session_id, reason=str(error))
             return self._in_memory(meta, is_recorded=is_recorded, lap=lap)
-        return opened, opened.recover()
 
     def _in_memory(self, meta: RecordingMeta, *, is_recorded: bool, lap: int = 1) -> tuple[Spool, Progress]:
-        opened = Spool.create(None, meta, segment_bytes=self._settings.segment_bytes, lap=lap, is_recorded=is_recorded)
-        return opened, opened.recover()
+        return Spool.create(None, meta, segment_bytes=self._settings.segment_bytes, lap=lap, is_recorded=is_recorded)
 
     def _writer(self, meta: RecordingMeta) -> BlockWriter:
         return BlockWriter(

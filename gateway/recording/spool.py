@@ -94,7 +94,7 @@ class Spool:
     @classmethod
     def create(
         cls, path: Path | None, meta: RecordingMeta, segment_bytes: int, *, lap: int, is_recorded: bool
-    ) -> Spool:
+    ) -> tuple[Spool, Progress]:
         """A new spool, or (no path) one in memory, which does not outlive the process. Raises OSError."""
         size = segment_bytes * SEGMENT_COUNT
         mapping = mmap.mmap(-1, size) if path is None else _map_new(path, size)
@@ -103,7 +103,7 @@ class Spool:
         start_us = max(0, clock_us() - spool.origin_us)
         spool.begin_lap(Lap(lap, 0), start_us=start_us, lost_before_bytes=0)
         mapping[:8] = _MAGIC  # last: without it, this is no spool
-        return spool
+        return spool, Progress(Lap(lap, 0), spool.segment_start(0), start_us)
 
     @classmethod
     def open(cls, path: Path) -> Spool:
@@ -262,6 +262,7 @@ class Spool:
         position = self._recover_unmarked(number, position, reserved)
         for free in self.free_segments():
             self._clear(self.segment_start(free), self.reserved(free))  # it may have been killed while doing so
+        self._unload(segment)
         return Progress(lap, position, last_us)
 
     def close(self, *, is_removed: bool) -> None:
@@ -316,10 +317,14 @@ class Spool:
         for at in range(start, end, len(_ZEROS)):
             size = min(len(_ZEROS), end - at)
             self.view[at : at + size] = _ZEROS[:size]
-        # The file keeps the space, our memory need not: a session that printed much once is idle again.
-        first_page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        if end - first_page >= mmap.PAGESIZE and isinstance(self.mapping, mmap.mmap):
-            self.mapping.madvise(mmap.MADV_DONTNEED, first_page, end - first_page)
+        self._unload(start // self.segment_bytes)
+
+    def _unload(self, segment: int) -> None:
+        """The file keeps its bytes, our memory need not: a session that printed much once is idle again."""
+        if isinstance(self.mapping, mmap.mmap):
+            # Not the page with the head: the next look at it would map 64 KiB again.
+            start = segment * self.segment_bytes or mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_DONTNEED, start, self.segment_end(segment) - start)
 
 
 def _write_head(mapping: mmap.mmap, meta: RecordingMeta, *, segment_bytes: int, is_recorded: bool) -> None:
@@ -348,12 +353,18 @@ def _map_new(path: Path, size: int) -> mmap.mmap:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, size)
         os.posix_fallocate(fd, 0, RESERVE_FIRST_BYTES)
-        return mmap.mmap(fd, size)
+        return _map(fd, size)
     except BaseException:
         path.unlink()
         raise
     finally:
         os.close(fd)  # the mapping holds its own copy, and with it the lock
+
+
+def _map(fd: int, size: int) -> mmap.mmap:
+    mapping = mmap.mmap(fd, size)
+    mapping.madvise(mmap.MADV_RANDOM)  # else the kernel brings in 64 KiB around each page of every idle session
+    return mapping
 
 
 def _map_existing(path: Path) -> mmap.mmap:
@@ -363,7 +374,7 @@ def _map_existing(path: Path) -> mmap.mmap:
         size = os.fstat(fd).st_size
         if size < _HEAD_BYTES:
             raise RecordingDamaged("the spool is shorter than its head", detail=str(path))
-        return mmap.mmap(fd, size)
+        return _map(fd, size)
     except BlockingIOError:
         raise SpoolBusy(str(path)) from None
     finally:
