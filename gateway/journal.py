@@ -1,9 +1,9 @@
-"""What the journal knows: actions, its rows, and measurements over time. Values only; gateway/store writes them."""
+"""What the journal knows: actions and its rows. Values only; gateway/store writes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -45,14 +45,3 @@ class JournalRow:
     user_agent: str | None
     details: Mapping[str, object]
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSample:
-    """One measurement: `cpu_usage`, `memory_usage`, `disk_usage`, `active_sessions`, …"""
-
-    metric: str
-    value: float
-    unit: str | None = None
-    metadata: Mapping[str, object] = field(default_factory=dict)
-    created_at: datetime | None = None  # None when adding: now

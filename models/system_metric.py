@@ -19,5 +19,5 @@ class SystemMetric(Model):
 
     class Meta:
         table = "system_metrics"
-        # latest_metrics, list_metrics: one metric's newest samples, or those of a time range
+        # metric_history: one metric over time, newest first
         indexes = (Index(fields=("metric", "created_at"), name="system_metrics_metric_created_idx"),)

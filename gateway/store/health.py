@@ -29,12 +29,12 @@ class HealthQueries:
         except TimeoutError as error:
             raise StoreUnavailable(f"the database did not take a write within {deadline_seconds:g} s") from error
 
-    async def backup_to(self, target: Path) -> None:
+    async def backup_to(self, path: Path) -> None:
         """Write a consistent, verified copy (0600) to a path that does not exist yet. Reads and writes go on meanwhile.
 
         Raises StoreUnavailable and leaves no half-made copy.
         """
-        await asyncio.to_thread(copy_database, self._database.file, target)
+        await asyncio.to_thread(copy_database, self._database.file, path)
 
     def database_size_bytes(self) -> int:
         return _size_bytes(self._database.file)

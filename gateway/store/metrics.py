@@ -7,47 +7,38 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import models
-from gateway.journal import MetricSample
+from gateway.interfaces import Measurement
 from gateway.store.database import Database
 
 
 class MetricQueries:
     _database: Database
 
-    async def add_metrics(self, samples: Sequence[MetricSample]) -> None:
-        """Write samples down, all or none; those without a time were taken now."""
+    async def add_metrics(self, rows: Sequence[Measurement]) -> None:
+        """Write what was measured just now, all or none of it."""
         now = datetime.now(UTC)
-        rows = [
+        new = [
             models.SystemMetric(
-                metric=sample.metric,
-                value=sample.value,
-                unit=sample.unit,
-                metadata=json.dumps(dict(sample.metadata)) if sample.metadata else None,
-                created_at=sample.created_at or now,
+                metric=row.metric,
+                value=row.value,
+                unit=row.unit,
+                metadata=json.dumps(dict(row.metadata)) if row.metadata else None,
+                created_at=now,
             )
-            for sample in samples
+            for row in rows
         ]
-        if rows:
-            await self._database.write("add_metrics", lambda: models.SystemMetric.bulk_create(rows))
+        if new:
+            await self._database.write("add_metrics", lambda: models.SystemMetric.bulk_create(new))
 
-    async def latest_metric(self, metric: str) -> MetricSample | None:
-        """The newest sample of one metric."""
-        async with self._database.asked("latest_metric"):
-            row = await models.SystemMetric.filter(metric=metric).order_by("-created_at").first()
-        return None if row is None else _sample(row)
-
-    async def list_metrics(self, metric: str, *, since: datetime, limit: int = 1440) -> list[MetricSample]:
-        """One metric's samples from `since` on, newest first."""
-        async with self._database.asked("list_metrics"):
+    async def metric_history(
+        self, metric: str, *, since: datetime, limit: int = 1440
+    ) -> list[tuple[datetime, Measurement]]:
+        """One metric's rows from `since` on, newest first, each with its time."""
+        async with self._database.asked("metric_history"):
             chosen = models.SystemMetric.filter(metric=metric, created_at__gte=since)
-            return [_sample(row) for row in await chosen.order_by("-created_at").limit(limit)]
+            rows = await chosen.order_by("-created_at").limit(limit)
+        return [(row.created_at, _measurement(row)) for row in rows]
 
 
-def _sample(row: models.SystemMetric) -> MetricSample:
-    return MetricSample(
-        metric=row.metric,
-        value=row.value,
-        unit=row.unit,
-        metadata=json.loads(row.metadata) if row.metadata else {},
-        created_at=row.created_at,
-    )
+def _measurement(row: models.SystemMetric) -> Measurement:
+    return Measurement(row.metric, row.value, row.unit or "", json.loads(row.metadata) if row.metadata else {})

@@ -229,7 +229,10 @@ def _pending(known: Sequence[Migration], applied: list[str], backups_dir: Path) 
 
 
 def _back_up(database_file: Path, backups_dir: Path, version: str) -> Path:
-    backups_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        backups_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the backup cannot be written: {error.strerror}", detail=str(backups_dir)) from error
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     target = backups_dir / f"before-upgrade-{stamp}-from-{version.partition('_')[0]}.db"
     copy_database(database_file, target)

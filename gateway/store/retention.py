@@ -12,7 +12,7 @@ from gateway.store.database import Database
 class RetentionQueries:
     _database: Database
 
-    async def delete_sessions_ended_before(self, cutoff: datetime, *, batch: int = 500) -> list[str]:
+    async def delete_sessions_ended_before(self, cutoff: datetime, batch: int) -> list[str]:
         """Delete up to `batch` ended sessions, the oldest first; their ids, whose recordings may follow.
 
         Fewer than `batch`: that was the last of them. A session that has not ended is never touched, however old.
@@ -26,7 +26,7 @@ class RetentionQueries:
 
         return await self._database.write("delete_sessions_ended_before", write)
 
-    async def delete_auth_logs_before(self, cutoff: datetime, *, batch: int = 500) -> int:
+    async def delete_auth_logs_before(self, cutoff: datetime, batch: int) -> int:
         """Delete up to `batch` rows of the journal, the oldest first; how many."""
 
         async def write() -> int:
@@ -36,7 +36,7 @@ class RetentionQueries:
 
         return await self._database.write("delete_auth_logs_before", write)
 
-    async def delete_metrics_before(self, cutoff: datetime, *, batch: int = 500) -> int:
+    async def delete_metrics_before(self, cutoff: datetime, batch: int) -> int:
         """Delete up to `batch` samples; how many."""
 
         async def write() -> int:

@@ -19,11 +19,13 @@ def clean_text(text: str, characters_max: int) -> str:
 
 
 def clean_details(details: Mapping[str, object]) -> str:
-    """Details as a JSON object: flat, at most DETAILS_MAX of them, texts cleaned and cut, None left out."""
+    """Details as a JSON object: at most DETAILS_MAX, texts and lists of them cleaned and cut, None left out."""
     kept: dict[str, object] = {}
     for key, value in list(details.items())[:DETAILS_MAX]:
         if isinstance(value, (bool, int, float)):
             kept[key] = value
+        elif isinstance(value, (list, tuple)):
+            kept[key] = [clean_text(str(one), DETAIL_CHARACTERS_MAX) for one in value[:DETAILS_MAX]]
         elif value is not None:
             kept[key] = clean_text(str(value), DETAIL_CHARACTERS_MAX)
     return json.dumps(kept)

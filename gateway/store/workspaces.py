@@ -33,6 +33,12 @@ class WorkspaceQueries:
             row = await models.Workspace.get_or_none(slug=login_name.lower())
         return None if row is None else self._workspace(row)
 
+    async def find_workspace_by_repo(self, github_repo: str) -> Workspace | None:
+        """The workspace made from this `owner/repo`, in any case."""
+        async with self._database.asked("find_workspace_by_repo"):
+            row = await models.Workspace.get_or_none(github_repo=github_repo)
+        return None if row is None else self._workspace(row)
+
     async def workspace(self, workspace_id: str) -> Workspace | None:
         async with self._database.asked("workspace"):
             row = await models.Workspace.get_or_none(id=workspace_id)
