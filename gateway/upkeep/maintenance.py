@@ -7,7 +7,7 @@ keep the others from running; the run as a whole then counts as failed.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -39,11 +39,11 @@ class RetentionStore(Protocol):
 class RetentionRecordings(Protocol):
     """The recordings' part."""
 
-    async def delete(self, session_ids: Collection[str]) -> object:
+    async def delete(self, session_ids: Sequence[str]) -> object:
         """Remove the recordings of these sessions; those without one are passed over."""
         ...
 
-    async def unused_since(self, cutoff: datetime) -> Collection[str]:
+    async def unused_since(self, cutoff: datetime) -> Sequence[str]:
         """Sessions whose recording was last written before `cutoff`."""
         ...
 
@@ -68,7 +68,7 @@ class Maintenance:
         recordings: RetentionRecordings,
         retention: RetentionSettings,
         *,
-        live_session_ids: Callable[[], Collection[str]],
+        live_session_ids: Callable[[], Sequence[str]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store

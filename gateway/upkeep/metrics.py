@@ -9,7 +9,7 @@ stranger can make series.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,6 +43,7 @@ _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 Keys = Mapping[str, object]
 Reading = float | Mapping[tuple[str, str], float] | Mapping[tuple[str], float] | None  # numbers by label values
+Read = Callable[[], Reading | Awaitable[Reading]]
 
 
 class Where(StrEnum):
@@ -57,7 +58,7 @@ class _Sampled:
     name: str
     gauge: Gauge
     has_labels: bool
-    read: Callable[[], Reading]
+    read: Read
     where: Where
 
 
@@ -90,7 +91,7 @@ class Metrics:
         self,
         name: str,
         documentation: str,
-        read: Callable[[], Reading],
+        read: Read,
         *,
         labels: Sequence[str] = (),
         where: Where = Where.LOOP,
@@ -107,28 +108,39 @@ class Metrics:
         async with self._rendering:
             for sampled in self._sampled:
                 if sampled.where is Where.LOOP:
-                    self._take(sampled)
+                    await self._take_on_loop(sampled)
             return await asyncio.to_thread(self._render, is_openmetrics)
 
     def _render(self, is_openmetrics: bool) -> bytes:
         for sampled in self._sampled:
             if sampled.where is Where.THREAD:
-                self._take(sampled)
+                self._take_in_thread(sampled)
         if is_openmetrics:
             page: bytes = openmetrics.generate_latest(self.registry, version="1.0.0")  # type: ignore[no-untyped-call]
             return page
         return exposition.generate_latest(self.registry)
 
-    def _take(self, sampled: _Sampled) -> None:
+    async def _take_on_loop(self, sampled: _Sampled) -> None:
         try:
             reading = sampled.read()
+            _put(sampled, await reading if isinstance(reading, Awaitable) else reading)
         except Exception:
-            self._counters.sample_failures.inc()
-            if sampled.name not in self._failed_names:  # once: scrapes come for ever
-                self._failed_names.add(sampled.name)
-                log_failure(Event.METRIC_FAILED, metric=sampled.name)
-            reading = None
-        _put(sampled, reading)
+            self._could_not_take(sampled)
+
+    def _take_in_thread(self, sampled: _Sampled) -> None:
+        try:
+            reading = sampled.read()
+            assert not isinstance(reading, Awaitable)
+            _put(sampled, reading)
+        except Exception:
+            self._could_not_take(sampled)
+
+    def _could_not_take(self, sampled: _Sampled) -> None:
+        self._counters.sample_failures.inc()
+        if sampled.name not in self._failed_names:  # once: scrapes come for ever
+            self._failed_names.add(sampled.name)
+            log_failure(Event.METRIC_FAILED, metric=sampled.name)
+        _put(sampled, None)
 
 
 def _put(sampled: _Sampled, reading: Reading) -> None:

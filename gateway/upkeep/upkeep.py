@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +50,12 @@ class UpkeepStore(Protocol):
     async def optimize(self) -> object: ...
 
 
+class UpkeepRecordings(RetentionRecordings, Protocol):
+    """What upkeep needs of the recordings."""
+
+    async def total_bytes(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """What the app tells upkeep about the rest of the gateway. Cheap, in memory, on the event loop."""
@@ -57,7 +63,7 @@ class Sources:
     is_serving: Callable[[], bool]
     probe_keeper: Callable[[], Awaitable[object]]  # raises when no program could be started
     session_counts: Callable[[], SessionCounts]
-    live_session_ids: Callable[[], Collection[str]]
+    live_session_ids: Callable[[], Sequence[str]]
     connection_count: Callable[[], int]
     warnings: Callable[[], Sequence[str]]
 
@@ -73,7 +79,7 @@ class Upkeep:
         database_file: Path,
         backups_dir: Path,
         store: UpkeepStore,
-        recordings: RetentionRecordings,
+        recordings: UpkeepRecordings,
         sources: Sources,
     ) -> None:
         self._sources = sources
@@ -118,6 +124,7 @@ class Upkeep:
                 ),
             ]
         )
+        self.metrics.sample("recordings_size_bytes", "All recordings, compressed.", recordings.total_bytes)
         _add_figures(self.metrics, config.state_dir, database_file, self.backups, sources)
 
     def start(self) -> None:
