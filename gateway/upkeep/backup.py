@@ -142,6 +142,7 @@ class Backups:
     def _finish(self, copy: Path, compressed: Path, stop: threading.Event) -> tuple[Backup, int]:
         """Compress, sync, read back, and only then give it its name."""
         digest, database_bytes = _compress(copy, compressed, stop)
+        copy.unlink()  # here, as removing a large file takes its time; `make` removes what a failure left
         if _digest_of_content(compressed, stop) != digest:
             raise BackupFailed("the backup read back differently from what was written; check the disk")
         made_at = datetime.now(UTC).replace(microsecond=0)

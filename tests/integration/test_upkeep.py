@@ -82,6 +82,7 @@ async def running(state_dir: Path, runtime_dir: Path) -> AsyncIterator[Running]:
             yield Running(upkeep, store, recordings, server.addresses[0])
     finally:
         await upkeep.stop(deadline_seconds=5)
+        await upkeep.stop(deadline_seconds=5)  # twice is harmless
         await recordings.close()
         await store.close()
     left = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
