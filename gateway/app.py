@@ -22,18 +22,21 @@ from typing import Any
 from admin_http import AdminServer
 from gateway import __version__, notify
 from gateway.config import Address, Config
+from gateway.errors import LauncherUnavailable
 from gateway.events import Event
 from gateway.forwards import Dialler
 from gateway.gatehouse import Gatehouse
 from gateway.ids import new_id
-from gateway.interfaces import SessionStatus
-from gateway.launchers import ChosenLauncher, WorkspaceKeepers, choose_launcher
+from gateway.interfaces import SessionRow, SessionStatus
+from gateway.launchers.choose import choose_launcher
+from gateway.launchers.keepers import WorkspaceKeepers
+from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.control import ControlServer
 from gateway.lobby.run import runner
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import log_event, log_failure, log_warning
 from gateway.recording.recordings import FileRecordings
-from gateway.services import ArchiveShelf, Programs
+from gateway.services import ArchiveShelf, Programs, database_file
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
@@ -91,23 +94,23 @@ class Gateway:
         self._resources.enter_context(StateLock(places.state_lock))
         host_keys = await asyncio.to_thread(load_host_keys, places.keys_dir)
         self.host_key_lines = public_lines(host_keys)
-        self.store = await Store.open(places.database, backups_dir=places.backups_dir,
+        self.store = await Store.open(database_file(config, places), backups_dir=places.backups_dir,
                                       workspaces_dir=places.workspaces_dir,
                                       workspaces_max=config.workspaces_max)  # fmt: skip
         self._resources.push_async_callback(self.store.close)
         self.launcher = await self._choose_launcher()
-        self.keepers = WorkspaceKeepers(self.launcher.launcher, keepers_dir=places.keepers_dir, gateway_id=new_id(),
+        self.keepers = WorkspaceKeepers(self.launcher, runtime_dir=places.runtime_dir, gateway_id=new_id(),
                                         settings=config.session)  # fmt: skip
         self._resources.push_async_callback(self.keepers.close)
         self.recordings = FileRecordings(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir,
                                          settings=config.recording)  # fmt: skip
         self._resources.push_async_callback(self.recordings.close)
-        self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher.launcher,
+        self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher,
                                  recordings=self.recordings, config=config, spawn=self.spawn,
-                                 login_notice=self.launcher.login_notice)  # fmt: skip
+                                 login_notice="; ".join(self.warnings))  # fmt: skip
         self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
-                                  keepers=self.keepers, launcher=self.launcher.launcher, rows=self.store,
+                                  keepers=self.keepers, launcher=self.launcher, rows=self.store,
                                   clone_seconds_max=config.clone_seconds_max)  # fmt: skip
         await self.sessions.adopt_all()
         self.upkeep = self._build_upkeep()
@@ -118,31 +121,32 @@ class Gateway:
         self.state = GatewayState.SERVING
         notify.ready()
         log_event(Event.GATEWAY_SERVING, ssh=str(self.ssh_address), http=str(self.http_address),
-                  isolation=self.launcher.launcher.name, start_ms=round((time.monotonic() - started) * 1000),
+                  isolation=self.launcher.name, start_ms=round((time.monotonic() - started) * 1000),
                   )  # fmt: skip
 
-    async def _choose_launcher(self) -> ChosenLauncher:
-        config = self.config
-        chosen = await choose_launcher(
+    async def _choose_launcher(self) -> KeeperLauncher:
+        config, places = self.config, self.places
+        launcher, warnings = await choose_launcher(
             config.isolation,
             listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
+            private_paths=(places.state_dir, places.runtime_dir),
         )
-        self.warnings = tuple(chosen.warnings)
-        for warning in self.warnings:
+        for warning in warnings:
             log_warning(Event.GATEWAY_WARNED, reason=warning)
-        return chosen
+        self.warnings = tuple(warnings)
+        return launcher
 
     def _build_upkeep(self) -> Upkeep:
         return Upkeep(
             self.config,
             version=__version__,
-            database_file=self.places.database,
+            database_file=database_file(self.config, self.places),
             backups_dir=self.places.backups_dir,
             store=self.store,
             recordings=self.recordings,
             sources=Sources(
                 is_serving=lambda: self.state is GatewayState.SERVING,
-                probe_keeper=self.launcher.probe,
+                probe_keeper=self._probe_keeper,
                 session_counts=self._session_counts,
                 live_session_ids=lambda: [live.session.session_id for live in self.sessions.live()],
                 connection_count=lambda: self.ssh.connection_count,
@@ -194,6 +198,10 @@ class Gateway:
         asyncio.get_running_loop().call_soon(lambda: self.ask_to_stop(end_all=end_all))
         return StopBegun(was_running=True, kept=[] if end_all else kept, ended_count=ended_count)
 
+    async def sessions_to_keep(self) -> list[SessionRow]:
+        """The terminals that go on without a gateway; pipes break with theirs."""
+        return [row for row in await self.store.sessions_left_open() if row.columns is not None]
+
     def _services(self) -> Services:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
@@ -202,6 +210,12 @@ class Gateway:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(coroutine, name=name)
+
+    async def _probe_keeper(self) -> None:
+        """For readiness: could a keeper be started now? Raises LauncherUnavailable."""
+        reason = await asyncio.to_thread(self.launcher.probe)
+        if reason:
+            raise LauncherUnavailable(reason)
 
     async def _flush_activity(self) -> None:
         while True:

@@ -158,7 +158,7 @@ class Config(_Section):
     # The account that programs and the gateway become when started as root.
     account: str = "homeport"
     workspaces_max: int = Field(default=100, ge=1)
-    # A clone that takes longer has stalled: an hour is enough for the largest repositories on a slow line.
+    # A repository of many gigabytes over a slow line; beyond this git hangs on something.
     clone_seconds_max: float = Field(default=3600, gt=0)
     ssh: SshSettings = SshSettings()
     http: HttpSettings = HttpSettings()
