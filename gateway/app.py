@@ -112,10 +112,10 @@ class Gateway:
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
                                   clone_seconds_max=config.clone_seconds_max)  # fmt: skip
-        await self.sessions.adopt_all()
         self.upkeep = self._build_upkeep()
         self._resources.push_async_callback(self.upkeep.stop, STOP_SECONDS)
-        self.upkeep.start()
+        self.upkeep.start()  # before the adoption, which it counts
+        await self.sessions.adopt_all()
         await self._listen(host_keys)
         self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
         self.state = GatewayState.SERVING
@@ -159,7 +159,7 @@ class Gateway:
         dialler = Dialler(keepers=self.keepers, workspace_for=self.sessions.workspace_for)
         gatehouse = Gatehouse(store=self.store, sessions=self.sessions, dialler=dialler, spawn=self.spawn)
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
-        admin = AdminServer(self.config.http.listen, self.upkeep)
+        admin = AdminServer(self.config.http.listen, self.upkeep, host_names=self.config.http.host_names)
         await admin.start()
         self._resources.push_async_callback(admin.stop)
         self.http_address = admin.addresses[0]
