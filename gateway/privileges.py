@@ -60,14 +60,15 @@ def become(config: Config, collect: Callable[[], bytes] = bytes) -> bytes:
     settings, before any thread or connection exists. Raises StartRefused with the fix.
     """
     if os.geteuid() == 0:
-        _leave_root(config, collect())
+        _leave_root(config, collect)
     if HANDOVER_VARIABLE in os.environ:
         return _received_handover()
     return collect()
 
 
-def _leave_root(config: Config, handover: bytes) -> NoReturn:
+def _leave_root(config: Config, collect: Callable[[], bytes]) -> NoReturn:
     account = account_for(config)
+    # First of all: this refuses a state directory that is not ours, before anything is written there.
     places = state.claim(config, account.owner)
     _refuse_unreadable(account)
     covers = reach.plan(needs_of(places), account.owner)
@@ -77,7 +78,7 @@ def _leave_root(config: Config, handover: bytes) -> NoReturn:
     environment["HOMEPORT_RUNTIME_DIR"] = str(places.runtime_dir)
     if named := _config_file():
         environment["HOMEPORT_CONFIG"] = str(named)
-    fd = _handover_fd(handover)
+    fd = _handover_fd(collect())
     environment[HANDOVER_VARIABLE] = str(fd)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -110,7 +111,8 @@ def needs_of(places: state.Places) -> list[Need]:
     """Everything the gateway must reach as the account: its code, its interpreter, its settings, its state."""
     clone = Path(__file__).resolve().parent.parent
     paths = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable), Path(os.path.realpath(sys.executable))}
-    paths |= {clone / name for name in ("gateway", "models", "migrations", "admin_http")}
+    # `dev` is only looked for: it tells a clone from an installed package.
+    paths |= {clone / name for name in ("gateway", "models", "migrations", "admin_http", "dev")}
     # Only package folders: the first entry of sys.path may be whatever directory the caller stood in.
     paths |= {Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
     if named := _config_file():
@@ -256,9 +258,11 @@ def _keep_only(fds: Collection[int]) -> None:
 
 
 def _start_again(environment: dict[str, str]) -> NoReturn:
-    # The same command line, options of the interpreter included; sys.executable keeps the virtual environment.
+    # As a module, not by the script's name: that may be relative to a directory we have left. sys.executable keeps the
+    # virtual environment, and -P keeps the current directory off the import path.
     try:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 (no shell is what we want)
+        command = [sys.executable, "-P", "-m", "gateway", *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)  # noqa: S606 (no shell is what we want)
     except OSError as error:
         raise StartRefused(
             f"{sys.executable} cannot be started without root ({error.strerror}); use a Python that everyone may run"

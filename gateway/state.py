@@ -134,9 +134,15 @@ def claim(settings: StateSettings, owner: Owner, *, environment: Mapping[str, st
     """Have the two directories there and `owner`'s. Root does only this much for an account; what lies in them is
     made by the account itself, because root must not write where somebody else can plant links."""
     environment = os.environ if environment is None else environment
+    state_dir = own_state_dir(settings, owner)
+    return Places(state_dir, _runtime_dir(settings, state_dir, owner, environment))
+
+
+def own_state_dir(settings: StateSettings, owner: Owner) -> Path:
+    """Only the first half of `claim`."""
     state_dir = Path(os.path.realpath(settings.state_dir))
     _own_folder(state_dir, owner, "state", ours=_STATE_NAMES, setting="HOMEPORT_STATE_DIR")
-    return Places(state_dir, _runtime_dir(settings, state_dir, owner, environment))
+    return state_dir
 
 
 def find(settings: StateSettings) -> Places | None:
