@@ -1,0 +1,185 @@
+"""Commands where no gateway runs: on the state itself, under its lock, as the account that owns it.
+
+Belongs to the wiring like app.py. What is costly or may be refused (a launcher, the keepers) is made when a command
+asks for it, so that `homeport ls` works on a machine where nothing could be started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+from gateway.config import Config, load_config
+from gateway.ids import new_id
+from gateway.interfaces import Keepers, Launcher, Workspace
+from gateway.launchers.choose import choose_launcher
+from gateway.launchers.keepers import WorkspaceKeepers
+from gateway.lobby.client import write_all
+from gateway.lobby.command import EXIT_OK, EXIT_REFUSED
+from gateway.lobby.context import LobbyContext, Output
+from gateway.lobby.run import run_command
+from gateway.lobby.services import Services, StopBegun
+from gateway.log import set_up_logging
+from gateway.privileges import become
+from gateway.recording.recordings import Archive
+from gateway.services import ArchiveShelf, Programs, database_file
+from gateway.state import Places, StateLock, prepare
+from gateway.store.migrate import migrate, schema_status
+from gateway.store.store import Store
+from gateway.upkeep.backup import Backups
+from gateway.workspaces.create import WorkspaceYard
+
+
+def run_on_state(words: list[str], *, stdin: bytes, columns: int, is_terminal: bool, shows_traceback: bool) -> int:
+    """Run one command of the table. As root this starts the program again, as the state's owner."""
+    config, places, stdin = _as_owner(stdin, shows_traceback=shows_traceback)
+    with StateLock(places.state_lock):
+        return asyncio.run(_run(config, places, words, stdin=stdin, columns=columns, is_terminal=is_terminal))
+
+
+def show_database_status(*, as_json: bool) -> int:
+    """`db status`. Reads only, so it needs no lock; it is the owner too, since SQLite leaves files beside what it
+    reads."""
+    config, places, _ = _as_owner()
+    status = asyncio.run(schema_status(database_file(config, places)))
+    named = {"applied": status.applied, "pending": status.pending, "unknown": status.unknown}
+    lines = [f"{name}: {', '.join(versions) or 'none'}" for name, versions in named.items()]
+    write_all(1, ((json.dumps(named) if as_json else "\n".join(lines)) + "\n").encode())
+    return EXIT_REFUSED if status.unknown else EXIT_OK
+
+
+def upgrade_database() -> int:
+    """`db upgrade`."""
+    config, places, _ = _as_owner()
+    with StateLock(places.state_lock):
+        applied = asyncio.run(migrate(database_file(config, places), backups_dir=places.backups_dir))
+    said = f"applied {', '.join(applied)}" if applied else "nothing to do: the database is up to date"
+    write_all(1, f"{said}\n".encode())
+    return EXIT_OK
+
+
+def _as_owner(stdin: bytes = b"", *, shows_traceback: bool = False) -> tuple[Config, Places, bytes]:
+    config = load_config()
+    stdin = become(config, lambda: stdin)
+    # A person watches: the command itself says what happened, and a failure's traceback is for those who ask.
+    set_up_logging(as_json=False, level="debug" if shows_traceback else "critical")
+    return config, prepare(config), stdin
+
+
+async def _run(
+    config: Config, places: Places, words: list[str], *, stdin: bytes, columns: int, is_terminal: bool
+) -> int:
+    async with AsyncExitStack() as resources:
+        store = await Store.open(
+            database_file(config, places),
+            backups_dir=places.backups_dir,
+            workspaces_dir=places.workspaces_dir,
+            workspaces_max=config.workspaces_max,
+        )
+        resources.push_async_callback(store.close)
+        lobby = LobbyContext(
+            stdin=_Given(stdin),
+            stdout=_Descriptor(1),
+            stderr=_Descriptor(2),
+            services=_services(config, places, store, _OnDemand(config, places, store, resources)),
+            columns=columns,
+            is_terminal=is_terminal,
+            more_about_failures="see more with: homeport --debug …",
+        )
+        return await run_command(lobby, words, on_host=True)
+
+
+def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand) -> Services:
+    backups = Backups(
+        places.backups_dir, store, database_file=database_file(config, places), kept=config.schedule.backups_kept
+    )
+    return Services(
+        store=store,
+        sessions=on_demand,
+        workspaces=on_demand,
+        recordings=ArchiveShelf(Archive(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir)),
+        backup=backups.make,
+        stop=on_demand.stop,
+    )
+
+
+class _OnDemand:
+    """SessionControl and WorkspaceYard of the lobby; launcher and keepers are made at the first use."""
+
+    def __init__(self, config: Config, places: Places, store: Store, resources: AsyncExitStack) -> None:
+        self._config = config
+        self._places = places
+        self._store = store
+        self._resources = resources
+        self._made: tuple[Keepers, Launcher] | None = None
+
+    async def kill(self, session_id: str) -> None:
+        await (await self._programs()).kill(session_id)
+
+    async def kill_workspace(self, workspace_id: str) -> None:
+        await (await self._programs()).kill_workspace(workspace_id)
+
+    async def programs_in(self, workspace_id: str) -> int:
+        return await (await self._programs()).programs_in(workspace_id)
+
+    async def stop(self, ends_programs: bool) -> StopBegun:
+        return await (await self._programs()).stop_without_gateway(ends_programs)
+
+    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
+        yard = await self._yard()
+        return await yard.create(name=name, source=source, progress=progress, is_terminal=is_terminal)
+
+    async def archive(self, workspace: Workspace) -> str:
+        return await (await self._yard()).archive(workspace)
+
+    async def _programs(self) -> Programs:
+        keepers, _ = await self._parts()
+        return Programs(rows=self._store, keepers=keepers)
+
+    async def _yard(self) -> WorkspaceYard:
+        keepers, launcher = await self._parts()
+        return WorkspaceYard(
+            workspaces_dir=self._places.workspaces_dir,
+            archive_dir=self._places.archive_dir,
+            keepers=keepers,
+            launcher=launcher,
+            rows=self._store,
+            clone_seconds_max=self._config.clone_seconds_max,
+        )
+
+    async def _parts(self) -> tuple[Keepers, Launcher]:
+        if self._made is None:
+            config = self._config
+            launcher, _ = await choose_launcher(
+                config.isolation,
+                listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
+                private_paths=(self._places.state_dir, self._places.runtime_dir),
+            )
+            keepers = WorkspaceKeepers(
+                launcher, runtime_dir=self._places.runtime_dir, gateway_id=new_id(), settings=config.session
+            )
+            self._resources.push_async_callback(keepers.close)
+            await keepers.find()  # those an earlier gateway left running
+            self._made = keepers, launcher
+        return self._made
+
+
+class _Given:
+    """The caller's input, read before the account changed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read_all(self) -> bytes:
+        return self._data
+
+
+class _Descriptor:
+    """One of our own standard streams. A write may wait for its reader: nothing else runs in this process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def write(self, data: bytes) -> None:
+        write_all(self._fd, data)

@@ -1,0 +1,61 @@
+"""What a running command sees: its streams, who asked, and the services it may use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.lobby.text import table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.interfaces import Principal
+    from gateway.lobby.services import Services
+
+INPUT_MAX_BYTES = 1024 * 1024  # a file of public keys; nothing larger is ever read from a caller
+
+
+class Output(Protocol):
+    """One of the caller's streams. Waits for a slow reader, and raises ConnectionError once it is gone."""
+
+    async def write(self, data: bytes) -> None: ...
+
+
+class Input(Protocol):
+    async def read_all(self) -> bytes:
+        """Everything the caller sends, at most INPUT_MAX_BYTES. Raises CommandRefused beyond that."""
+        ...
+
+
+@dataclass(slots=True)
+class LobbyContext:
+    """One command's view of the world."""
+
+    stdin: Input
+    stdout: Output
+    stderr: Output
+    services: Services
+    columns: int = 80
+    is_terminal: bool = False  # stdout is a terminal: fit to its width, show progress
+    principal: Principal | None = None  # None: the operator, on the host itself
+    prog: str = "homeport"  # how the caller reaches us, for help and hints
+    more_about_failures: str = "the gateway's log has the whole story"
+
+    @property
+    def who(self) -> str:
+        return "operator" if self.principal is None else self.principal.name
+
+    async def print(self, text: str = "") -> None:
+        await self.stdout.write((text + "\n").encode(errors="backslashreplace"))
+
+    async def note(self, text: str) -> None:
+        """A word to the person, beside the data: on stderr, with our name before it."""
+        await self.stderr.write(f"homeport: {text}\n".encode(errors="backslashreplace"))
+
+    async def print_json(self, value: object) -> None:
+        await self.print(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
+
+    async def print_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        await self.print(table(headers, rows, columns_max=self.columns if self.is_terminal else None))

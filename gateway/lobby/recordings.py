@@ -1,0 +1,170 @@
+"""`rec ls|play|export`: what terminals printed."""
+
+from __future__ import annotations
+
+import math
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from gateway.errors import UsageWrong
+from gateway.lobby.command import EXIT_OK, Command, json_option
+from gateway.lobby.sessions import pick
+from gateway.lobby.shapes import recording_shape
+from gateway.lobby.text import age, clean, duration, size, unique_prefixes
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import AsyncGenerator
+    from datetime import timedelta
+
+    from gateway.lobby.command import Parser
+    from gateway.lobby.context import LobbyContext
+
+# What a recording may leave switched on in the terminal that plays it: the other screen, mouse reports, bracketed
+# paste, a hidden cursor, a scroll region, colours (xterm's control sequences, "DEC Private Mode Reset" and DECSTR).
+TERMINAL_RESET = (
+    b"".join(b"\x1b[?%dl" % mode for mode in (1049, 1000, 1002, 1003, 1004, 1006, 2004))
+    + b"\x1b[!p\x1b[0m\x1b[?25h\r\n"
+)
+SPEED_MAX = 1000.0
+EXPORT_WRITE_LENGTH = 32 * 1024
+
+
+async def _ls(lobby: LobbyContext, args: Namespace) -> int:
+    recordings = await lobby.services.recordings.list()
+    if args.json:
+        await lobby.print_json([recording_shape(recording) for recording in recordings])
+        return EXIT_OK
+    if not recordings:
+        await lobby.note("no recordings yet; every terminal session makes one")
+        return EXIT_OK
+    prefixes = unique_prefixes([recording.session_id for recording in recordings])
+    rows = [
+        (
+            prefixes[recording.session_id],
+            clean(recording.workspace_name),
+            age(recording.started_at),
+            "running" if recording.is_live else _length(recording.duration),
+            size(recording.size_bytes),
+        )
+        for recording in recordings
+    ]
+    await lobby.print_table(("ID", "WORKSPACE", "BEGAN", "LENGTH", "SIZE"), rows)
+    return EXIT_OK
+
+
+def _length(length: timedelta | None) -> str:
+    return "-" if length is None else duration(length.total_seconds())
+
+
+async def _recording_id(lobby: LobbyContext, wanted: str) -> str:
+    ids = [recording.session_id for recording in await lobby.services.recordings.list()]
+    return pick(wanted, ids, noun="recording", listing=f"{lobby.prog} rec ls")
+
+
+def _play_arguments(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="a session, by the beginning of its id")
+    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="times faster (default: 1)")
+    parser.add_argument(
+        "--idle-limit", type=_positive, default=2.0, metavar="S", help="longest pause in seconds (default: 2)"
+    )
+
+
+async def _play(lobby: LobbyContext, args: Namespace) -> int:
+    session_id = await _recording_id(lobby, args.id)
+    pieces = lobby.services.recordings.play(
+        session_id, speed=min(args.speed, SPEED_MAX), idle_seconds_max=args.idle_limit
+    )
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await lobby.stdout.write(piece)
+    finally:
+        if lobby.is_terminal:
+            await lobby.stdout.write(TERMINAL_RESET)
+    return EXIT_OK
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise UsageWrong(f"{clean(text)!r} is no number above zero; write for example 2 or 0.5")
+    return value
+
+
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="a session, by the beginning of its id")
+    parser.add_argument("--v2", action="store_true", help="asciicast v2, for players older than asciinema 3")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+async def _export(lobby: LobbyContext, args: Namespace) -> int:
+    session_id = await _recording_id(lobby, args.id)
+    lines = lobby.services.recordings.asciicast(session_id, version=2 if args.v2 else 3)
+    async with aclosing(lines):
+        await _write_joined(lobby, lines)
+    return EXIT_OK
+
+
+async def _write_joined(lobby: LobbyContext, lines: AsyncGenerator[str, None]) -> None:
+    """Many short lines make one write: a frame for each keystroke would cost more than the export itself."""
+    waiting: list[str] = []
+    waiting_length = 0
+    async for line in lines:
+        waiting.append(line)
+        waiting_length += len(line)
+        if waiting_length >= EXPORT_WRITE_LENGTH:
+            await lobby.stdout.write("".join(waiting).encode())
+            waiting.clear()
+            waiting_length = 0
+    await lobby.stdout.write("".join(waiting).encode())
+
+
+COMMANDS = (
+    Command(
+        name="rec ls",
+        summary="list the recordings of terminal sessions",
+        run=_ls,
+        arguments=json_option,
+        teaching="""
+What a terminal showed is recorded, what was typed is not.
+
+examples:
+  homeport rec ls
+
+--json: a list of objects with session_id, workspace, started_at, duration_seconds
+(null: not known), size_bytes, is_live.
+""",
+    ),
+    Command(
+        name="rec play",
+        summary="play a recording in this terminal",
+        run=_play,
+        arguments=_play_arguments,
+        teaching="""
+Ctrl-C stops it and puts the terminal right. The terminal should be as large as the one
+recorded. A running session plays up to now.
+
+examples:
+  homeport rec play 01932b7e
+  homeport rec play 01932b7e --speed 4 --idle-limit 0.5
+""",
+    ),
+    Command(
+        name="rec export",
+        summary="write a recording as an asciicast file",
+        run=_export,
+        arguments=_export_arguments,
+        stdout_to=lambda args: args.output,
+        teaching="""
+asciicast v3 is what asciinema 3 plays and its web player shows; --v2 is for older ones.
+
+examples:
+  homeport rec export 01932b7e -o build.cast
+  homeport rec export 01932b7e --v2 | asciinema play -
+""",
+    ),
+)

@@ -1,0 +1,69 @@
+"""Runs one command for one caller: parses, runs, turns every outcome into words and an exit status."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from gateway.errors import CommandRefused, GatewayError
+from gateway.events import Event
+from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, HelpAsked
+from gateway.lobby.context import LobbyContext
+from gateway.lobby.table import find_command
+from gateway.log import log_event, log_failure
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gateway.lobby.control import Caller, RunForCaller
+    from gateway.lobby.services import Services
+
+
+def runner(services: Services) -> RunForCaller:
+    """What a ControlServer runs for each caller: the operator's commands over these services."""
+
+    async def run(caller: Caller) -> int:
+        lobby = LobbyContext(
+            stdin=caller.stdin,
+            stdout=caller.stdout,
+            stderr=caller.stderr,
+            services=services,
+            columns=caller.columns,
+            is_terminal=caller.is_terminal,
+        )
+        return await run_command(lobby, caller.argv, on_host=True)
+
+    return run
+
+
+async def run_command(lobby: LobbyContext, argv: list[str], *, on_host: bool) -> int:
+    """The exit status, with the reason on stderr if it is not zero. Raises only ConnectionError (the caller is gone)
+    and CancelledError."""
+    started = time.monotonic()
+    name = "unknown"  # what was typed is not logged: it may be anything
+    try:
+        command, words = find_command(argv, prog=lobby.prog, on_host=on_host)
+        name = command.name
+        run = command.run or _refuse_host_command
+        status = await run(lobby, command.parse(words, prog=lobby.prog, columns=lobby.columns))
+    except HelpAsked as help_asked:
+        await lobby.stdout.write(help_asked.text.encode())
+        status = EXIT_OK
+    except GatewayError as error:
+        await lobby.note(error.user_message)
+        # Not the message: it repeats what was typed, and a URL or a key's name is nobody's business in the log.
+        log_event(Event.COMMAND_REFUSED, command=name, principal=lobby.who, error_code=error.code, reason=error.detail)
+        return error.exit_status if isinstance(error, CommandRefused) else EXIT_REFUSED
+    except ConnectionError:
+        raise
+    except Exception:
+        log_failure(Event.COMMAND_FAILED, command=name, principal=lobby.who)
+        await lobby.note(f"internal error; {lobby.more_about_failures}")
+        return EXIT_REFUSED
+    duration_ms = round((time.monotonic() - started) * 1000)
+    log_event(Event.COMMAND_RUN, command=name, principal=lobby.who, exit_status=status, duration_ms=duration_ms)
+    return status
+
+
+async def _refuse_host_command(lobby: LobbyContext, args: Namespace) -> int:
+    raise CommandRefused("this command works on the host alone, in the shell that calls it")

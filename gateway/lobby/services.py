@@ -1,0 +1,141 @@
+"""What the commands need from the rest of the gateway, as protocols: the edges do not import each other.
+
+`gateway/services.py` fills `Services` from the real parts; tests do with fakes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from datetime import datetime, timedelta
+    from pathlib import Path
+
+    from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.lobby.context import Output
+
+
+class LobbyStore(Protocol):
+    """The questions the commands ask the database (gateway/store)."""
+
+    async def find_workspace(self, login_name: str) -> Workspace | None: ...
+
+    async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
+
+    async def list_keys(self) -> list[AccessKey]: ...
+
+    async def add_key(
+        self,
+        *,
+        name: str,
+        fingerprint: str,
+        public_key: str,
+        workspaces: frozenset[str] | None = None,
+        options: Mapping[str, str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> AccessKey:
+        """Raises NameTaken."""
+        ...
+
+    async def remove_key(self, name_or_fingerprint: str) -> AccessKey | None:
+        """The removed key, or None if there was none."""
+        ...
+
+    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
+        """Newest first."""
+        ...
+
+
+class SessionControl(Protocol):
+    """Ends programs, wherever they live: attached, kept by a keeper, or both."""
+
+    async def kill(self, session_id: str) -> None:
+        """Hang the program up and mark its session killed. Returns once that is done; one already ended is fine."""
+        ...
+
+    async def kill_workspace(self, workspace_id: str) -> None:
+        """End everything that runs in the workspace: its sessions, background programs and keeper."""
+        ...
+
+    async def programs_in(self, workspace_id: str) -> int:
+        """How many programs the workspace runs, background ones included."""
+        ...
+
+
+class WorkspaceYard(Protocol):
+    """Makes workspaces and puts them away (gateway/workspaces)."""
+
+    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
+        """An empty git repository, or a clone of `source`. Cancelled or failed, it leaves nothing half made."""
+        ...
+
+    async def archive(self, workspace: Workspace) -> str:
+        """End the workspace's keeper and move its files; the row stays, inactive. Returns where they are now."""
+        ...
+
+
+class RecordingInfo(Protocol):
+    """One recording, as `rec ls` shows it (gateway/recording)."""
+
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def workspace_name(self) -> str: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def duration(self) -> timedelta | None: ...  # None: nothing has reached the file yet
+    @property
+    def is_live(self) -> bool: ...
+
+
+class RecordingShelf(Protocol):
+    """Reads recordings (gateway/recording), those of running sessions too."""
+
+    async def list(self) -> Sequence[RecordingInfo]:
+        """Newest first."""
+        ...
+
+    def play(self, session_id: str, *, speed: float, idle_seconds_max: float) -> AsyncGenerator[bytes, None]:
+        """The terminal's output at its own pace: iterating waits between the pieces."""
+        ...
+
+    def asciicast(self, session_id: str, *, version: int) -> AsyncGenerator[str, None]:
+        """The lines of an asciicast file, each with its line end."""
+        ...
+
+
+class BackupMade(Protocol):
+    """What a backup run did (gateway/upkeep)."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def duration_ms(self) -> float: ...
+    @property
+    def pruned_count(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StopBegun:
+    """What `stop` set in motion."""
+
+    was_running: bool
+    kept: Sequence[SessionRow]  # programs that go on without the gateway
+    ended_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    store: LobbyStore
+    sessions: SessionControl
+    workspaces: WorkspaceYard
+    recordings: RecordingShelf
+    backup: Callable[[], Awaitable[BackupMade]]
+    stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well

@@ -1,0 +1,88 @@
+"""The JSON that `--json` prints, one function per thing. These shapes are a promise to scripts:
+
+fields are added, never renamed or removed. Times are ISO 8601 in UTC, sizes in bytes, absent values null.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.lobby.services import BackupMade, RecordingInfo
+
+Shape = dict[str, object]
+
+
+def moment(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def workspace_shape(workspace: Workspace) -> Shape:
+    return {
+        "id": workspace.id,
+        "name": workspace.name,
+        "branch": workspace.branch,
+        "github_repo": workspace.github_repo,
+        "url": workspace.github_url,
+        "is_active": workspace.is_active,
+        "is_recorded": workspace.is_recorded,
+        "active_session_count": workspace.active_session_count,
+        "created_at": moment(workspace.created_at),
+    }
+
+
+def key_shape(key: AccessKey) -> Shape:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "fingerprint": key.fingerprint,
+        "public_key": key.public_key,
+        "workspaces": None if key.workspaces is None else sorted(key.workspaces),
+        "expires_at": moment(key.expires_at),
+        "last_used_at": moment(key.last_used_at),
+        "created_at": moment(key.created_at),
+    }
+
+
+def session_shape(row: SessionRow) -> Shape:
+    return {
+        "id": row.id,
+        "workspace": row.workspace_name,
+        "kind": row.kind,
+        "status": row.status,
+        "name": row.name,
+        "command": row.command,
+        "principal": row.principal,
+        "client_ip": row.client_ip,
+        "bytes_in": row.bytes_in,
+        "bytes_out": row.bytes_out,
+        "created_at": moment(row.created_at),
+        "last_activity_at": moment(row.last_activity_at),
+        "ended_at": moment(row.ended_at),
+        "end_reason": row.end_reason,
+        "exit_code": row.exit_code,
+        "exit_signal": row.exit_signal,
+    }
+
+
+def recording_shape(recording: RecordingInfo) -> Shape:
+    return {
+        "session_id": recording.session_id,
+        "workspace": recording.workspace_name,
+        "started_at": moment(recording.started_at),
+        "duration_seconds": None if recording.duration is None else recording.duration.total_seconds(),
+        "size_bytes": recording.size_bytes,
+        "is_live": recording.is_live,
+    }
+
+
+def backup_shape(backup: BackupMade) -> Shape:
+    return {
+        "path": str(backup.path),
+        "size_bytes": backup.size_bytes,
+        "duration_ms": round(backup.duration_ms),
+        "pruned_count": backup.pruned_count,
+    }

@@ -1,0 +1,165 @@
+"""`new`, `ls`, `rm`: workspaces."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from gateway.errors import CommandRefused, UsageWrong
+from gateway.lobby.command import EXIT_OK, Command, json_option
+from gateway.lobby.shapes import workspace_shape
+from gateway.lobby.text import age, clean
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gateway.interfaces import Workspace
+    from gateway.lobby.command import Parser
+    from gateway.lobby.context import LobbyContext
+
+
+async def workspace_named(lobby: LobbyContext, name: str) -> Workspace:
+    """The active workspace `name`, or a refusal with the nearest one. An archived one counts as missing."""
+    found = await lobby.services.store.find_workspace(name.lower())
+    if found is not None and found.is_active:
+        return found
+    if found is not None:
+        raise CommandRefused(f'the workspace "{found.name}" is archived; its files are in the archive folder')
+    names = [workspace.name for workspace in await lobby.services.store.list_workspaces()]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f'; did you mean "{near[0]}"?' if near else ";"
+    raise CommandRefused(f'no workspace named "{clean(name, length_max=60)}"{hint} list them with: {lobby.prog} ls')
+
+
+def looks_like_source(text: str) -> bool:
+    """Whether the words of `new` mean something to clone: no workspace's name has one of these letters."""
+    return any(letter in text for letter in ":/@")
+
+
+def _new_arguments(parser: Parser) -> None:
+    parser.add_argument("source", metavar="NAME|URL", help="a name for an empty workspace, or what to clone")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the clone's name (default: the repository's)")
+    json_option(parser)
+
+
+async def _new(lobby: LobbyContext, args: Namespace) -> int:
+    source, name = (args.source, args.name) if looks_like_source(args.source) else (None, args.source)
+    if source is None and args.name is not None:
+        raise UsageWrong(f"{clean(args.source)!r} is no URL; write for example: {lobby.prog} new {_URL} my-app")
+    workspace = await lobby.services.workspaces.create(
+        name=name, source=source, progress=lobby.stderr, is_terminal=lobby.is_terminal
+    )
+    if args.json:
+        await lobby.print_json(workspace_shape(workspace))
+        return EXIT_OK
+    await lobby.print(f"{workspace.name} is ready; enter it with: ssh {workspace.name}@HOST")
+    return EXIT_OK
+
+
+def _ls_arguments(parser: Parser) -> None:
+    parser.add_argument("--all", action="store_true", help="the archived ones as well")
+    json_option(parser)
+
+
+async def _ls(lobby: LobbyContext, args: Namespace) -> int:
+    workspaces = await lobby.services.store.list_workspaces(include_inactive=args.all)
+    if args.json:
+        await lobby.print_json([workspace_shape(workspace) for workspace in workspaces])
+        return EXIT_OK
+    if not workspaces:
+        await lobby.note(f"no workspaces yet; make one with: {lobby.prog} new NAME")
+        return EXIT_OK
+    rows = [
+        (
+            workspace.name,
+            str(workspace.active_session_count) if workspace.is_active else "archived",
+            clean(workspace.github_repo or workspace.github_url or "-"),
+            workspace.branch,
+            age(workspace.created_at),
+        )
+        for workspace in workspaces
+    ]
+    await lobby.print_table(("NAME", "SESSIONS", "REPOSITORY", "BRANCH", "MADE"), rows)
+    return EXIT_OK
+
+
+def _rm_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the workspace to archive")
+
+
+async def _rm(lobby: LobbyContext, args: Namespace) -> int:
+    workspace = await workspace_named(lobby, args.name)
+    running = [row for row in await lobby.services.store.list_sessions() if row.workspace_id == workspace.id]
+    if running:
+        ids = " ".join(row.id for row in running[:5]) + (" …" if len(running) > 5 else "")
+        raise CommandRefused(
+            f'"{workspace.name}" has {_count(len(running), "session")} running; end them first with: '
+            f"{lobby.prog} kill {ids}"
+        )
+    if count := await lobby.services.sessions.programs_in(workspace.id):
+        raise CommandRefused(
+            f'"{workspace.name}" has {_count(count, "background program")} running; end them first with: '
+            f"{lobby.prog} kill --workspace {workspace.name}"
+        )
+    place = await lobby.services.workspaces.archive(workspace)
+    await lobby.print(f"{workspace.name} is archived: its files are now in {place}")
+    return EXIT_OK
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+_URL = "https://github.com/OWNER/REPO"
+
+COMMANDS = (
+    Command(
+        name="new",
+        summary="make a workspace, empty or cloned",
+        run=_new,
+        arguments=_new_arguments,
+        makes_state=True,
+        teaching="""
+A workspace is a home and a working tree with a name; `ssh NAME@HOST` lands in it.
+With a name alone the tree is an empty git repository. With a URL it is a clone:
+https://…, ssh://… and git@host:path are understood. git runs inside the workspace,
+behind its walls. Interrupted or failed, nothing half made is left.
+
+examples:
+  homeport new notes
+  homeport new https://github.com/OWNER/REPO
+  homeport new git@github.com:OWNER/REPO.git my-app
+
+names: a-z 0-9 - _, at most 50, beginning with a letter or digit.
+--json: one object as in `homeport ls --json`.
+""",
+    ),
+    Command(
+        name="ls",
+        summary="list the workspaces",
+        run=_ls,
+        arguments=_ls_arguments,
+        teaching="""
+examples:
+  homeport ls
+  homeport ls --json | jq -r '.[].name'
+
+--json: a list of objects with id, name, branch, github_repo, url, is_active,
+is_recorded, active_session_count, created_at.
+""",
+    ),
+    Command(
+        name="rm",
+        summary="archive a workspace: its files move to the archive folder",
+        run=_rm,
+        arguments=_rm_arguments,
+        teaching="""
+Nothing is deleted: home and tree move to archive/NAME-ID/ in the state directory and
+logins to NAME are refused from then on. The name stays taken.
+While programs run in it, this is refused: see `homeport sessions`, then `homeport kill`.
+
+examples:
+  homeport rm my-app
+""",
+    ),
+)

@@ -1,0 +1,161 @@
+"""What the lobby's commands act on, built from the real parts: in a running gateway, or on a state where none runs.
+
+Belongs to the wiring like app.py: it knows the edges, and no edge knows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from gateway.config import Config
+from gateway.errors import GatewayError, KeeperGone, RecordingDamaged
+from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow
+from gateway.lobby.services import RecordingInfo, StopBegun
+from gateway.recording.asciicast import asciicast_v2, asciicast_v3
+from gateway.recording.playback import paced
+from gateway.recording.recordings import Archive
+from gateway.state import Places
+from gateway.store.location import parse_database_url
+from gateway.workspaces.create import end_keeper
+
+T = TypeVar("T")
+
+# Reading a recording blocks, so it happens in a thread; a few hundred events a time make the hops cheap.
+EVENTS_PER_HOP = 256
+
+
+class SessionRows(Protocol):
+    """What this module asks of the database (gateway/store)."""
+
+    async def sessions_left_open(self) -> list[SessionRow]: ...
+
+    async def end_session(
+        self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
+    ) -> bool: ...
+
+
+class LiveSessions(Protocol):
+    """The running gateway's own sessions (sessions.py)."""
+
+    async def kill(self, session_id: str) -> bool:
+        """False: it is not one of ours."""
+        ...
+
+
+def database_file(config: Config, places: Places) -> Path:
+    """Where the database is: in the state, unless a setting names another file."""
+    return parse_database_url(config.database_url) if config.database_url else places.database
+
+
+class ArchiveShelf:
+    """Implements the lobby's RecordingShelf over the recordings on disk."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    async def list(self) -> Sequence[RecordingInfo]:
+        return list(reversed(await asyncio.to_thread(self._archive.list)))
+
+    async def play(self, session_id: str, *, speed: float, idle_seconds_max: float) -> AsyncGenerator[bytes, None]:
+        reader = await asyncio.to_thread(self._archive.open, session_id)
+        with contextlib.closing(reader):
+            async for wait_seconds, data in _in_thread(paced(reader, speed=speed, idle_limit_seconds=idle_seconds_max)):
+                await asyncio.sleep(wait_seconds)
+                yield data
+        _refuse_damage(reader.damage)
+
+    async def asciicast(self, session_id: str, *, version: int) -> AsyncGenerator[str, None]:
+        reader = await asyncio.to_thread(self._archive.open, session_id)
+        with contextlib.closing(reader):
+            lines = asciicast_v2 if version == 2 else asciicast_v3
+            async for line in _in_thread(lines(reader.meta, reader)):
+                yield line
+        _refuse_damage(reader.damage)
+
+
+class Programs:
+    """Implements the lobby's SessionControl over the keepers, with or without a gateway's own sessions beside them."""
+
+    def __init__(self, *, rows: SessionRows, keepers: Keepers, live: LiveSessions | None = None) -> None:
+        self._rows = rows
+        self._keepers = keepers
+        self._live = live
+
+    async def kill(self, session_id: str) -> None:
+        if self._live is not None and await self._live.kill(session_id):
+            return  # its own task sees the end and writes it down
+        for keeper in self._keepers.running():
+            with contextlib.suppress(KeeperGone):  # gone: so is the program
+                if any(kept.session_id == session_id for kept in await keeper.list()):
+                    await keeper.hang_up(session_id)
+                    await keeper.forget(session_id)
+        await self._end_rows(row for row in await self._rows.sessions_left_open() if row.id == session_id)
+
+    async def kill_workspace(self, workspace_id: str) -> None:
+        rows = [row for row in await self._rows.sessions_left_open() if row.workspace_id == workspace_id]
+        if self._live is not None:
+            for row in rows:
+                await self._live.kill(row.id)  # so that its row says killed, not lost
+        for keeper in self._keepers_of(workspace_id):
+            await end_keeper(keeper)
+        if self._live is None:
+            await self._end_rows(rows)
+
+    async def programs_in(self, workspace_id: str) -> int:
+        count = 0
+        for keeper in self._keepers_of(workspace_id):
+            with contextlib.suppress(KeeperGone):
+                count += sum(kept.exit is None for kept in await keeper.list())
+        return count
+
+    async def end_everything(self) -> int:
+        """End every keeper with all that runs in it (`stop --all`); returns how many there were."""
+        keepers = self._keepers.running()
+        rows = await self._rows.sessions_left_open()
+        for keeper in keepers:
+            with contextlib.suppress(GatewayError):  # one that does not end must not keep the others alive
+                await end_keeper(keeper)
+        await self._end_rows(rows, reason=EndReason.SHUTDOWN)
+        return len(keepers)
+
+    async def stop_without_gateway(self, ends_programs: bool) -> StopBegun:
+        """The lobby's `stop` where no gateway runs: what is left are kept programs."""
+        if ends_programs:
+            return StopBegun(was_running=False, kept=(), ended_count=await self.end_everything())
+        return StopBegun(was_running=False, kept=await self._rows.sessions_left_open(), ended_count=0)
+
+    def _keepers_of(self, workspace_id: str) -> list[Keeper]:
+        return [keeper for keeper in self._keepers.running() if keeper.workspace_id == workspace_id]
+
+    async def _end_rows(self, rows: Iterable[SessionRow], *, reason: EndReason = EndReason.KILLED) -> None:
+        for row in rows:
+            await self._rows.end_session(
+                row.id, exit=ProgramExit(), reason=reason, bytes_in=row.bytes_in, bytes_out=row.bytes_out
+            )
+
+
+async def _in_thread(items: Iterator[T]) -> AsyncGenerator[T, None]:
+    """Draw from a blocking iterator without blocking the loop. Cancelled, it first lets the thread come back, so that
+    the caller never closes a file that is being read."""
+    while True:
+        drawing = asyncio.ensure_future(asyncio.to_thread(lambda: list(islice(items, EVENTS_PER_HOP))))
+        try:
+            batch = await asyncio.shield(drawing)
+        except asyncio.CancelledError:
+            await asyncio.wait({drawing})
+            raise
+        if not batch:
+            return
+        for item in batch:
+            yield item
+
+
+def _refuse_damage(damage: str) -> None:
+    """After everything that could be read has been given out."""
+    if damage:
+        raise RecordingDamaged(f"the recording is damaged: {damage}")
