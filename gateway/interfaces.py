@@ -264,8 +264,16 @@ class Keeper(Protocol):
 
     async def list(self) -> list[KeptProgram]: ...
 
-    async def adopt(self, session_id: str) -> Program:
-        """Take over an unowned program (terminal, or one that has already exited)."""
+    async def adopt(self, session_id: str, *, until_confirmed: bool = False) -> Program:
+        """Take over an unowned program (terminal, or one that has already exited).
+
+        `until_confirmed`: the keeper keeps the backlog until `confirm_backlog`, and would hand it out again if this
+        gateway died before it was on record. Then the confirmation must follow, or the next adoption repeats it.
+        """
+        ...
+
+    def confirm_backlog(self, session_id: str) -> None:
+        """The backlog of an adoption `until_confirmed` is on record: the keeper may drop its copy."""
         ...
 
     async def release(self, session_id: str) -> None:

@@ -1,0 +1,35 @@
+"""No wall: programs run as the gateway's account and see what it sees. To be asked for by name."""
+
+from __future__ import annotations
+
+from gateway.interfaces import Inside, Workspace
+from gateway.launchers.inside import KEEPER_FOLDER, Interpreter, account_name, login_shell, sftp_server
+from gateway.launchers.place import KeeperPlace
+
+
+class NoneLauncher:
+    name = "none"
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+
+    def inside(self, workspace: Workspace) -> Inside:
+        return Inside(
+            home=str(workspace.home),
+            tree=str(workspace.tree),
+            user=account_name(),
+            runtime_dir=None,
+            shell=login_shell(),
+            sftp_server=sftp_server(self._interpreter, str(KEEPER_FOLDER)),
+        )
+
+    def probe(self) -> str:
+        """Nothing to try: the interpreter was found and tried when the launcher was made."""
+        return ""
+
+    def command(
+        self, workspace: Workspace, place: KeeperPlace, keeper_arguments: list[str], *, status_fd: int
+    ) -> list[str]:
+        for directory in (workspace.home, workspace.tree):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._interpreter.command(str(KEEPER_FOLDER), *keeper_arguments)

@@ -1,0 +1,159 @@
+"""Where one keeper's socket, lock and notes lie: `keepers/<workspace id>/` in the runtime directory, 0700.
+
+The lock is held by the keeper itself, and by the sandbox around it, for as long as either lives, since they inherit
+it: whoever gets the lock knows that nothing of the workspace runs. The spools of recordings lie in the same
+directory and are not ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import KeeperGone
+
+LISTEN_BACKLOG = 64
+LOG_SHOWN_BYTES = 2000
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperNote:
+    """What later gateways must know of a running keeper."""
+
+    launcher: str
+    pid: int | None  # of what was started: the keeper, or the sandbox around it
+
+
+class KeeperPlace:
+    """The directory of one workspace's keeper. All calls are short; none waits."""
+
+    def __init__(self, runtime_dir: Path, workspace_id: str) -> None:
+        if not _ID.fullmatch(workspace_id):
+            raise ValueError(f"not a workspace id: {workspace_id!r}")
+        self.workspace_id = workspace_id
+        self.directory = runtime_dir / "keepers" / workspace_id
+        self.log = self.directory / "keeper.log"
+        self.status = self.directory / "status.json"  # written by the sandbox: {"child-pid": …}
+        self.passwd, self.group = self.directory / "passwd", self.directory / "group"
+        self._socket = self.directory / "keeper.sock"
+        self._lock = self.directory / "keeper.lock"
+        self._note = self.directory / "keeper.json"
+
+    def make(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def try_lock(self) -> int | None:
+        """The lock as a descriptor that the caller closes, or None: a keeper runs, starts or is about to end."""
+        while True:
+            fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(fd, self._lock):
+                    return fd
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # locked a file that was removed meanwhile: again, with the one that is there
+
+    def listen(self) -> socket.socket:
+        """The keeper's listening socket, made out here so that no path to it exists inside. Under the lock only."""
+        self._remove(self._socket)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with self._short_path() as path:
+                listener.bind(path)
+            self._socket.chmod(0o600)
+            listener.listen(LISTEN_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def connect(self) -> socket.socket:
+        """A connection to the keeper. Raises KeeperGone if nobody listens (yet, or any more)."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            with self._short_path() as path:
+                connection.connect(path)
+        except OSError as error:
+            connection.close()
+            raise KeeperGone("the workspace's keeper does not listen", detail=str(error)) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def write_note(self, note: KeeperNote) -> None:
+        self._note.write_text(json.dumps({"launcher": note.launcher, "pid": note.pid}))
+
+    def read_note(self) -> KeeperNote:
+        try:
+            values = json.loads(self._note.read_text())
+            return KeeperNote(str(values["launcher"]), values["pid"] if isinstance(values["pid"], int) else None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return KeeperNote("", None)
+
+    def kill(self) -> None:
+        """End the keeper from outside. Only while the lock is held by it is the noted number its own."""
+        lock = self.try_lock()
+        if lock is not None:
+            os.close(lock)
+            return
+        # A sandbox's own process would leave the keeper alive: the one it started is the one to kill.
+        pid = self._sandboxed_pid() or self.read_note().pid
+        if pid is not None and pid > 1:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def last_words(self) -> str:
+        """What the sandbox or interpreter said on stderr, for an operator."""
+        with contextlib.suppress(OSError):
+            return self.log.read_bytes()[-LOG_SHOWN_BYTES:].decode(errors="replace").strip()
+        return ""
+
+    def remove_remains(self) -> None:
+        """Under the lock: what a dead keeper left. The directory goes too if it is empty then."""
+        for path in (self._socket, self._note, self.log, self.status, self.passwd, self.group, self._lock):
+            self._remove(path)
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+    @contextlib.contextmanager
+    def _short_path(self) -> Iterator[str]:
+        # A socket's path ends at 107 bytes; through the descriptor of its directory it is short wherever that lies.
+        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{directory}/{self._socket.name}"
+        finally:
+            os.close(directory)
+
+    def _sandboxed_pid(self) -> int | None:
+        try:
+            pid = json.loads(self.status.read_text().splitlines()[0])["child-pid"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
+        return pid if isinstance(pid, int) else None
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
