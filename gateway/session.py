@@ -268,6 +268,7 @@ class _Input:
         self._fd = fd
         self._session = session
         self._queue: deque[bytes] = deque()
+        self._is_watched = False  # the loop calls _on_writable
         self._is_ending = False
         self._is_broken = False  # the program closed its stdin; keep taking input, as sshd does, and drop it
 
@@ -278,7 +279,8 @@ class _Input:
             data = self._write_now(data)
         if data:
             self._queue.append(data)
-            if len(self._queue) == 1:
+            if not self._is_watched:
+                self._is_watched = True
                 asyncio.get_running_loop().add_writer(self._fd, self._on_writable)
             self._session.input_is_full()
 
@@ -290,7 +292,8 @@ class _Input:
 
     def discard(self) -> None:
         """Forget what was not written: nobody is there any more."""
-        if self._queue and self._fd is not None:
+        if self._is_watched and self._fd is not None:
+            self._is_watched = False
             asyncio.get_running_loop().remove_writer(self._fd)
         self._queue.clear()
 

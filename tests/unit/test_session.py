@@ -227,6 +227,19 @@ async def test_input_larger_than_a_pipe_arrives_whole_while_the_channel_is_pause
     assert channel.output.strip() == b"3000000"
 
 
+async def test_a_descriptor_is_never_closed_while_the_loop_watches_it(stage: Stage) -> None:
+    """A number closed while watched is soon somebody else's descriptor, and that connection hangs or dies: the writer
+    stayed registered when the queue ran empty, and the next transport with this number failed."""
+    session, _ = stage.start("sleep 0.1; cat >/dev/null")
+    stdin_fd = session.program.stdin_fd
+    assert stdin_fd is not None
+    task = asyncio.create_task(run(session))
+    session.data_received(b"x" * 1_000_000)
+    session.eof_received()
+    await task
+    assert not asyncio.get_running_loop().remove_writer(stdin_fd)
+
+
 async def test_half_close_ends_stdin_and_not_the_session(stage: Stage) -> None:
     session, channel = stage.start("cat; echo after eof")
     session.data_received(b"before ")
