@@ -28,8 +28,7 @@ class RecordingReader:
         self._spool = spool
         self._lap_last = 0
         self._file: BlockReader | None = None
-        self._open_file()
-        self.meta: RecordingMeta = self._file.meta if self._file else read_spool_meta(spool)[0]
+        self.meta: RecordingMeta = self._read_meta()
 
     def __iter__(self) -> Iterator[RecordedEvent]:
         try:
@@ -45,16 +44,29 @@ class RecordingReader:
         if self._file is not None:
             self._file.close()
 
+    def _read_meta(self) -> RecordingMeta:
+        self._open_file()
+        if self._file is None:
+            try:
+                return read_spool_meta(self._spool)[0]
+            except FileNotFoundError:
+                self._open_file()  # the session ended between our two looks
+        if self._file is None:
+            raise FileNotFoundError(self._recording)
+        return self._file.meta
+
     def _laps(self) -> Iterator[LapData]:
+        is_behind = False  # there are blocks in the file behind those we have
         for _ in range(_ATTEMPTS_MAX):
-            has_progress = False
+            is_stuck = is_behind  # and reading on finds them not whole
             for lap in self._file_laps():
-                has_progress = True
+                is_stuck = False
                 yield lap
             # A lap enters the file before it leaves the spool. What is in neither was moved between our two looks,
             # and another look at the file finds it (unless the file is damaged there).
             tail = read_tail(self._spool, self._lap_last)
-            if tail is not None and (not self._file_has_more() or not has_progress):
+            is_behind = self._file_has_more()
+            if tail is not None and (is_stuck or not is_behind):
                 self._note_damage(tail)
                 yield from tail
                 return
@@ -80,8 +92,14 @@ class RecordingReader:
             self.damage = f"the last {unread_bytes} bytes of the file are not whole and were left out"
 
     def _open_file(self) -> None:
-        if self._file is None and self._recording.exists():
+        if self._file is not None or not self._recording.exists():
+            return
+        try:
             self._file = BlockReader(self._recording)
+        except RecordingDamaged:
+            # It may just be being made, and all there is is in the spool; or it has been finished since.
+            if not self._spool.exists():
+                self._file = BlockReader(self._recording)
 
 
 def read_spool_meta(path: Path) -> tuple[RecordingMeta, bool]:

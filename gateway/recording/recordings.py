@@ -121,7 +121,7 @@ class Archive:
         try:
             with BlockReader(recording) as file:
                 meta, duration_us = file.meta, file.duration_us()
-        except FileNotFoundError:
+        except (FileNotFoundError, RecordingDamaged):  # not made yet, or just being made
             meta, is_recorded = read_spool_meta(self.spool_path(session_id))
             if not is_recorded:
                 return None

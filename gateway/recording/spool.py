@@ -248,6 +248,8 @@ class Spool:
         for segment, found in enumerate(self._lap_cells()):
             if found > number:  # it had begun, but the head never went there
                 self.cells[self._row(segment) + _LAP] = 0
+            if self.reserved(segment) > self.segment_end(segment):
+                raise RecordingDamaged("the spool's cells make no sense", detail=f"segment {segment}")
         lap, position = self.current_lap()
         if lap is None:
             return self._recover_dropped(number)
@@ -260,6 +262,9 @@ class Spool:
         for event in events_in(data, last_us):
             last_us = event.time_us
         position = self._recover_unmarked(number, position, reserved)
+        for full in self.closed_laps():
+            if self.cells[self._row(full.segment) + _END] > self.reserved(full.segment):
+                raise RecordingDamaged("the spool's cells make no sense", detail=f"lap {full.number}")
         for free in self.free_segments():
             self._clear(self.segment_start(free), self.reserved(free))  # it may have been killed while doing so
         self._unload(segment)
