@@ -36,6 +36,12 @@ class ForwardChannel(asyncssh.SSHTCPSession[bytes]):
         _, self._socket_side = await loop.connect_accepted_socket(lambda: _SocketSide(self), sock)
         self._socket_side.pause_reading()  # until the channel is open
 
+    def abandon(self) -> None:
+        """The channel never opened."""
+        if self._socket_side is not None:
+            self._socket_side.close()
+        self._on_ended(0, 0)
+
     # --------------------------------------------------------------------------- from the client (asyncssh)
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:

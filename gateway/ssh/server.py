@@ -214,6 +214,14 @@ class SshServer:
 
     async def open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
         """Dial inside the workspace and join the socket to the new channel (RFC 4254 §5.1 for the refusals)."""
+        connection.forward_count += 1  # from here on: a dial under way counts, or a thousand could be
+        try:
+            return await self._open_forward(connection, host, port)
+        except BaseException:
+            connection.forward_count -= 1
+            raise
+
+    async def _open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
         principal = connection.login.principal
         assert principal is not None
         started = time.monotonic()
@@ -235,11 +243,10 @@ class SshServer:
                       bytes_out=bytes_out, duration_ms=round((time.monotonic() - started) * 1000, 1))  # fmt: skip
 
         forward = ForwardChannel(connection, ended)
-        connection.forward_count += 1
         log_event(Event.FORWARD_OPENED, connection_id=connection.connection_id, port=port)
         await forward.connect(sock)
         if connection.is_closed():
-            forward.connection_lost(None)
+            forward.abandon()
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "SSH connection closed")
         return forward
 
