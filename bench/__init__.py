@@ -1,0 +1,1 @@
+"""Measures the gateway beside OpenSSH's sshd, in one run: `./dev bench`, explained in docs/performance.md."""
