@@ -119,7 +119,7 @@ def _parse(data: bytes, *, source: str) -> list[PublicKey]:
 
 def _refuse_changes(lobby: LobbyContext, known: list[AccessKey], args: Namespace) -> None:
     """A known key is no error, but options that would not take effect are: the caller would believe they did."""
-    if known and (args.name or args.workspaces or args.expires):
+    if known and any(value is not None for value in (args.name, args.workspaces, args.expires)):
         raise CommandRefused(
             f"{_shown(known[0])} is there already and would stay as it is; "
             f"remove it first with: {lobby.prog} keys rm {known[0].fingerprint}"

@@ -1,0 +1,233 @@
+"""A lobby over fakes: commands run for real, against services that only remember."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gateway.errors import NameTaken
+from gateway.interfaces import (
+    AccessKey,
+    EndReason,
+    SessionKind,
+    SessionRow,
+    SessionStatus,
+    Workspace,
+)
+from gateway.lobby.context import LobbyContext, Output
+from gateway.lobby.run import run_command
+from gateway.lobby.services import RecordingInfo, Services, StopBegun
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def workspace(name: str, *, is_active: bool = True) -> Workspace:
+    place = Path("/nowhere") / f"id-{name}"
+    return Workspace(
+        id=f"id-{name}", name=name, home=place / "home", tree=place / "tree", is_active=is_active, created_at=NOW
+    )
+
+
+def session(identifier: str, *, workspace_name: str = "my-app", ended: bool = False, **changes: object) -> SessionRow:
+    row = SessionRow(
+        id=identifier,
+        workspace_id=f"id-{workspace_name}",
+        workspace_name=workspace_name,
+        kind=SessionKind.SHELL,
+        status=SessionStatus.TERMINATED if ended else SessionStatus.ACTIVE,
+        name=None,
+        command=None,
+        shell="bash",
+        shell_pid=None if ended else 7,
+        connection_id=None,
+        principal="ana",
+        key_fingerprint="SHA256:x",
+        client_ip="192.0.2.7",
+        columns=80,
+        rows=24,
+        recording=None,
+        bytes_in=1,
+        bytes_out=2048,
+        created_at=NOW,
+        last_activity_at=NOW,
+        ended_at=NOW if ended else None,
+        end_reason=EndReason.EXIT if ended else None,
+        exit_code=7 if ended else None,
+        exit_signal=None,
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class FakeStore:
+    """Implements LobbyStore in memory."""
+
+    workspaces: list[Workspace] = field(default_factory=list)
+    keys: list[AccessKey] = field(default_factory=list)
+    sessions: list[SessionRow] = field(default_factory=list)
+    refuse_key_named: str = ""
+
+    async def find_workspace(self, login_name: str) -> Workspace | None:
+        return next((each for each in self.workspaces if each.name == login_name), None)
+
+    async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]:
+        return [each for each in self.workspaces if include_inactive or each.is_active]
+
+    async def list_keys(self) -> list[AccessKey]:
+        return list(self.keys)
+
+    async def add_key(
+        self,
+        *,
+        name: str,
+        fingerprint: str,
+        public_key: str,
+        workspaces: frozenset[str] | None = None,
+        options: Mapping[str, str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> AccessKey:
+        if name == self.refuse_key_named:
+            raise NameTaken("another command was faster")
+        key = AccessKey(f"key-{name}", name, fingerprint, public_key, workspaces, options or {}, expires_at)
+        self.keys.append(key)
+        return key
+
+    async def remove_key(self, name_or_fingerprint: str) -> AccessKey | None:
+        for key in self.keys:
+            if name_or_fingerprint in (key.name, key.fingerprint):
+                self.keys.remove(key)
+                return key
+        return None
+
+    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
+        return [row for row in self.sessions if include_ended or row.status != "terminated"][:limit]
+
+
+@dataclass
+class FakeSessions:
+    """Implements SessionControl; remembers what it was asked."""
+
+    killed: list[str] = field(default_factory=list)
+    program_count: int = 0
+
+    async def kill(self, session_id: str) -> None:
+        self.killed.append(session_id)
+
+    async def kill_workspace(self, workspace_id: str) -> None:
+        self.killed.append(workspace_id)
+
+    async def programs_in(self, workspace_id: str) -> int:
+        return self.program_count
+
+
+@dataclass
+class FakeYard:
+    """Implements WorkspaceYard."""
+
+    made: list[tuple[str | None, str | None]] = field(default_factory=list)
+    archived: list[str] = field(default_factory=list)
+
+    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
+        self.made.append((name, source))
+        await progress.write(b"receiving objects\n")
+        return workspace(name or "cloned")
+
+    async def archive(self, workspace: Workspace) -> str:
+        self.archived.append(workspace.name)
+        return f"/state/archive/{workspace.name}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    session_id: str
+    workspace_name: str = "my-app"
+    started_at: datetime = NOW
+    size_bytes: int = 4200
+    duration: timedelta | None = timedelta(seconds=83)
+    is_live: bool = False
+
+
+@dataclass
+class FakeShelf:
+    """Implements RecordingShelf."""
+
+    recordings: list[Recording] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+
+    async def list(self) -> Sequence[RecordingInfo]:
+        return self.recordings
+
+    async def play(self, session_id: str, *, speed: float, idle_seconds_max: float) -> AsyncGenerator[bytes, None]:
+        for piece in self.pieces:
+            yield piece
+
+    async def asciicast(self, session_id: str, *, version: int) -> AsyncGenerator[str, None]:
+        yield f'{{"version": {version}}}\n'
+        for number in range(10_000):
+            yield f'[0.1, "o", "{number}"]\n'
+
+
+@dataclass(frozen=True)
+class Backup:
+    path: Path = Path("/state/backups/homeport.db.gz")
+    size_bytes: int = 1234
+    duration_ms: float = 12.3
+    pruned_count: int = 2
+
+
+class Bytes:
+    """An Output, and an Input, of memory."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    async def write(self, data: bytes) -> None:
+        self.data += data
+
+    async def read_all(self) -> bytes:
+        return self.data
+
+    @property
+    def text(self) -> str:
+        return self.data.decode()
+
+
+NOTHING_KEPT = StopBegun(was_running=True, kept=(), ended_count=0)
+
+
+@dataclass
+class FakeLobby:
+    """Everything a command needs; `await lobby("ls", "--json")` runs one and returns its exit status."""
+
+    store: FakeStore = field(default_factory=FakeStore)
+    sessions: FakeSessions = field(default_factory=FakeSessions)
+    yard: FakeYard = field(default_factory=FakeYard)
+    shelf: FakeShelf = field(default_factory=FakeShelf)
+    stop_begun: StopBegun = NOTHING_KEPT
+    stdout: Bytes = field(default_factory=Bytes)
+    stderr: Bytes = field(default_factory=Bytes)
+
+    def services(self) -> Services:
+        async def backup() -> Backup:
+            return Backup()
+
+        async def stop(ends_programs: bool) -> StopBegun:
+            return self.stop_begun
+
+        return Services(self.store, self.sessions, self.yard, self.shelf, backup, stop)
+
+    async def __call__(
+        self, *words: str, stdin: bytes = b"", columns: int = 80, is_terminal: bool = False, on_host: bool = True
+    ) -> int:
+        self.stdout, self.stderr = Bytes(), Bytes()
+        lobby = LobbyContext(
+            stdin=Bytes(stdin),
+            stdout=self.stdout,
+            stderr=self.stderr,
+            services=self.services(),
+            columns=columns,
+            is_terminal=is_terminal,
+        )
+        return await run_command(lobby, list(words), on_host=on_host)

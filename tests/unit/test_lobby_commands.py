@@ -1,0 +1,208 @@
+"""What each command says and does, over services that only remember."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gateway.lobby.recordings import TERMINAL_RESET
+from gateway.lobby.services import StopBegun
+from tests.support.lobby import FakeLobby, FakeStore, Recording, session, workspace
+
+ID_ONE = "01932b7e-8f3c-7c4e-9d31-5a1f0c8e2b77"
+ID_TWO = "01932b7e-8f3d-7c4e-9d31-5a1f0c8e2b77"
+
+
+@pytest.fixture
+def lobby() -> FakeLobby:
+    return FakeLobby(
+        store=FakeStore(
+            workspaces=[workspace("my-app"), workspace("old", is_active=False)],
+            sessions=[session(ID_TWO, command="make\x1b]0;gotcha\x07", kind="exec"), session("0190" * 9, ended=True)],
+        )
+    )
+
+
+# ------------------------------------------------------------------------------------------------- workspaces
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["notes"], ("notes", None)),
+        (["https://github.com/o/r"], (None, "https://github.com/o/r")),
+        (["git@github.com:o/r.git", "app"], ("app", "git@github.com:o/r.git")),
+    ],
+)
+async def test_new_takes_a_name_or_a_url_with_a_name(lobby: FakeLobby, words: list[str], made: tuple[str, str]):
+    assert await lobby("new", *words) == 0
+    assert lobby.yard.made == [made]
+    assert "is ready" in lobby.stdout.text
+    assert lobby.stderr.text == "receiving objects\n"
+
+
+async def test_new_with_two_names_is_a_usage_error(lobby: FakeLobby):
+    assert await lobby("new", "one", "two") == 2
+    assert lobby.yard.made == []
+
+
+async def test_new_keeps_stdout_for_json(lobby: FakeLobby):
+    assert await lobby("new", "notes", "--json") == 0
+    assert json.loads(lobby.stdout.text)["name"] == "notes"
+
+
+async def test_ls_shows_active_workspaces_and_all_of_them_when_asked(lobby: FakeLobby):
+    await lobby("ls")
+    assert "my-app" in lobby.stdout.text
+    assert "old" not in lobby.stdout.text
+    await lobby("ls", "--all")
+    assert "archived" in lobby.stdout.text
+
+
+async def test_ls_json_has_the_documented_fields(lobby: FakeLobby):
+    await lobby("ls", "--json")
+    assert set(json.loads(lobby.stdout.text)[0]) == {
+        "id", "name", "branch", "github_repo", "url", "is_active", "is_recorded", "active_session_count", "created_at",
+    }  # fmt: skip
+
+
+async def test_an_empty_list_says_what_to_do_on_stderr_and_prints_an_empty_json_list():
+    lobby = FakeLobby()
+    assert await lobby("ls") == 0
+    assert (lobby.stdout.text, "homeport new NAME" in lobby.stderr.text) == ("", True)
+    await lobby("ls", "--json")
+    assert json.loads(lobby.stdout.text) == []
+
+
+async def test_rm_is_refused_while_sessions_run_and_names_the_command_that_ends_them(lobby: FakeLobby):
+    assert await lobby("rm", "my-app") == 1
+    assert f"homeport kill {ID_TWO}" in lobby.stderr.text
+    assert lobby.yard.archived == []
+
+
+async def test_rm_is_refused_while_background_programs_run(lobby: FakeLobby):
+    lobby.store.sessions.clear()
+    lobby.sessions.program_count = 1
+    assert await lobby("rm", "my-app") == 1
+    assert "homeport kill --workspace my-app" in lobby.stderr.text
+
+
+async def test_rm_archives_and_says_where_the_files_are(lobby: FakeLobby):
+    lobby.store.sessions.clear()
+    assert await lobby("rm", "My-App") == 0
+    assert lobby.yard.archived == ["my-app"]
+    assert "/state/archive/my-app" in lobby.stdout.text
+
+
+@pytest.mark.parametrize(("name", "said"), [("my-ap", 'did you mean "my-app"?'), ("old", "is archived")])
+async def test_a_workspace_that_is_not_there_is_refused_with_the_nearest(lobby: FakeLobby, name: str, said: str):
+    assert await lobby("rm", name) == 1
+    assert said in lobby.stderr.text
+
+
+# --------------------------------------------------------------------------------------------------- sessions
+
+
+async def test_sessions_show_running_ones_without_what_a_terminal_would_act_on(lobby: FakeLobby):
+    await lobby("sessions")
+    assert "01932b7e" in lobby.stdout.text
+    assert "\x1b" not in lobby.stdout.text
+    assert "exit 7" not in lobby.stdout.text
+
+
+async def test_ended_sessions_show_how_they_ended(lobby: FakeLobby):
+    await lobby("sessions", "--all")
+    assert "exit 7" in lobby.stdout.text
+
+
+async def test_kill_takes_the_beginning_of_an_id(lobby: FakeLobby):
+    assert await lobby("kill", "01932b7e") == 0
+    assert lobby.sessions.killed == [ID_TWO]
+
+
+async def test_kill_refuses_a_beginning_that_names_several(lobby: FakeLobby):
+    lobby.store.sessions.append(session(ID_ONE))
+    assert await lobby("kill", "01932b7e") == 1
+    assert lobby.sessions.killed == []
+    assert "could be 2" in lobby.stderr.text
+
+
+async def test_kill_ends_none_of_several_when_one_is_unknown(lobby: FakeLobby):
+    assert await lobby("kill", ID_TWO, "ffffffff") == 1
+    assert lobby.sessions.killed == []
+
+
+async def test_kill_refuses_an_ended_session_and_one_too_short(lobby: FakeLobby):
+    assert await lobby("kill", "0190") == 1
+    assert await lobby("kill", "019") == 2
+
+
+async def test_kill_of_a_workspace_ends_everything_in_it(lobby: FakeLobby):
+    assert await lobby("kill", "--workspace", "my-app") == 0
+    assert lobby.sessions.killed == ["id-my-app"]
+
+
+# -------------------------------------------------------------------------------------------------- recordings
+
+
+@pytest.fixture
+def recorded() -> FakeLobby:
+    lobby = FakeLobby()
+    lobby.shelf.recordings = [Recording(ID_ONE), Recording(ID_TWO, is_live=True)]
+    lobby.shelf.pieces = [b"\x1b[31mhello", b"\xff\r\n"]
+    return lobby
+
+
+async def test_rec_ls_shows_beginnings_that_are_accepted_elsewhere(recorded: FakeLobby):
+    await recorded("rec", "ls")
+    shown = [line.split()[0] for line in recorded.stdout.text.splitlines()[1:]]
+    assert [await recorded("rec", "export", each) for each in shown] == [0, 0]
+
+
+async def test_rec_play_passes_bytes_on_as_they_were_and_puts_a_terminal_right(recorded: FakeLobby):
+    assert await recorded("rec", "play", ID_ONE, is_terminal=True) == 0
+    assert recorded.stdout.data == b"\x1b[31mhello\xff\r\n" + TERMINAL_RESET
+    await recorded("rec", "play", ID_ONE)
+    assert recorded.stdout.data == b"\x1b[31mhello\xff\r\n"
+
+
+@pytest.mark.parametrize("words", [["--speed", "0"], ["--speed", "nan"], ["--idle-limit", "-1"], ["--speed", "inf"]])
+async def test_rec_play_refuses_a_pace_that_is_none(recorded: FakeLobby, words: list[str]):
+    assert await recorded("rec", "play", ID_ONE, *words) == 2
+
+
+@pytest.mark.parametrize(("words", "version"), [([], 3), (["--v2"], 2)])
+async def test_rec_export_writes_every_line_of_the_asked_version(recorded: FakeLobby, words: list[str], version: int):
+    assert await recorded("rec", "export", ID_ONE, *words) == 0
+    lines = recorded.stdout.text.splitlines()
+    assert (json.loads(lines[0])["version"], len(lines)) == (version, 10_001)
+
+
+async def test_an_unknown_recording_is_refused(recorded: FakeLobby):
+    assert await recorded("rec", "play", "ffffffff") == 1
+    assert "homeport rec ls" in recorded.stderr.text
+
+
+# -------------------------------------------------------------------------------------------------- operations
+
+
+async def test_backup_now_says_where_it_is(lobby: FakeLobby):
+    await lobby("backup", "now")
+    assert lobby.stdout.text.startswith("backed up to /state/backups/homeport.db.gz (1.2 kB")
+    await lobby("backup", "now", "--json")
+    assert json.loads(lobby.stdout.text)["pruned_count"] == 2
+
+
+async def test_stop_says_what_goes_on_and_how_to_end_it(lobby: FakeLobby):
+    lobby.stop_begun = StopBegun(was_running=True, kept=[session(ID_ONE), session(ID_TWO)], ended_count=0)
+    assert await lobby("stop") == 0
+    assert "2 programs go on without the gateway, in my-app" in lobby.stdout.text
+    assert "homeport stop --all" in lobby.stdout.text
+
+
+async def test_stop_without_a_gateway_is_no_failure(lobby: FakeLobby):
+    lobby.stop_begun = replace(lobby.stop_begun, was_running=False)
+    assert await lobby("stop") == 0
+    assert "no gateway is running" in lobby.stderr.text
