@@ -39,7 +39,7 @@ def ssh_command(trial: Trial, workspace: str = DEMO) -> str:
     host, port = _reached_at(trial.ssh)
     words = ["ssh", *([] if port == 22 else ["-p", str(port)])]
     if trial.caller.identity is not None:
-        words += ["-i", trial.caller.identity, "-o", "IdentitiesOnly=yes"]
+        words += [*_identity_option(trial.caller.identity), "-o", "IdentitiesOnly=yes"]
     words += ["-o", f"UserKnownHostsFile={_in_ssh_option(str(trial.places.known_hosts))}", f"{workspace}@{host}"]
     return shlex.join(words)
 
@@ -125,6 +125,11 @@ def clone_of_this_code() -> Path | None:
 
 def _reached_at(address: Address) -> tuple[str, int]:
     return _WILDCARDS.get(address.host, address.host), address.port
+
+
+def _identity_option(path: str) -> list[str]:
+    # ssh looks for the file of -i by its plain name, and later expands `%` in it: both cannot be right.
+    return ["-o", f"IdentityFile={_in_ssh_option(path)}"] if "%" in path else ["-i", path]
 
 
 def _in_ssh_option(path: str) -> str:
