@@ -96,11 +96,12 @@ def parse_repository_url(text: str) -> RepositoryUrl:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise NameRefused(f"{text!r} is not a URL; write for example https://github.com/octocat/hello-world") from None
+        raise NameRefused("this is not a URL; write for example https://github.com/octocat/hello-world") from None
+    # First, because the refusals below repeat the URL.
+    if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
+        raise NameRefused("take the user name and password out of the URL; secrets do not belong in it")
     if parts.scheme not in ("https", "ssh") or parts.query or parts.fragment:
         raise NameRefused(f"{text!r} cannot be cloned; use https://host/path, ssh://user@host/path or user@host:path")
-    if parts.password is not None or (parts.username is not None and parts.scheme == "https"):
-        raise NameRefused("take the user name and password out of the URL; secrets do not belong in it")
     if parts.username is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username):
         raise NameRefused(f"{text!r} has an odd user name")
     if parts.hostname is None or not _HOST.fullmatch(parts.hostname) or port == 0:

@@ -74,9 +74,10 @@ class Database:
                 if value is not None:
                     os.environ[name] = value
         try:
-            # Connect now: done by the first query, a cancelled one would leave a connection without its PRAGMAs.
+            # Connect now: done by the first query, a cancelled one would leave a connection without its PRAGMAs. And
+            # look at a page, so that the log's files are made while the disk has room for them.
             async with database.asked("open"):
-                await database._context.connections.get("default").execute_query("SELECT 1")
+                await database.query("SELECT COUNT(*) FROM sqlite_master")
         except BaseException:
             await database._context.close_connections()
             raise
@@ -142,6 +143,10 @@ class Database:
         """One raw statement, for health and upkeep; every other question goes through the models."""
         return list(await self._context.connections.get("default").execute_query_dict(sql))
 
+    async def run_to_end(self, sql: str) -> None:
+        """A statement that works while it is stepped and returns nothing (`query` would step it once)."""
+        await self._context.connections.get("default").execute_script(sql)
+
     async def _write_all(self) -> None:
         """The writer task: one write after the other, until the end mark. No failure of one reaches the next."""
         try:
@@ -183,6 +188,8 @@ def _explain(reason: str) -> str:
         return "the disk with the database is full; free some space on it"
     if "locked" in lower or "busy" in lower:
         return "the database is locked by another program; find it with fuser, or try again in a moment"
+    if "disk i/o" in lower:
+        return "the disk with the database is full or damaged; look at the system's log"
     if "malformed" in lower or "not a database" in lower:
         return "the database is damaged; put the newest backup in its place"
     return "the database cannot be read or written; the operator finds the reason in the log"

@@ -10,11 +10,12 @@ from tortoise.expressions import Q
 from tortoise.transactions import in_transaction
 
 import models
-from gateway.errors import NameTaken
+from gateway.errors import NameRefused, NameTaken
 from gateway.interfaces import AccessKey
 from gateway.store.database import Database
 
 KEYS_MAX = 10_000
+NAME_CHARACTERS_MAX = 100  # of a key, and of a fingerprint; the columns are as wide
 
 
 class KeyQueries:
@@ -23,6 +24,8 @@ class KeyQueries:
 
     async def find_key(self, fingerprint: str) -> AccessKey | None:
         """The key with this fingerprint (`SHA256:…`), unless it has expired."""
+        if len(fingerprint) > NAME_CHARACTERS_MAX:
+            return None
         async with self._database.asked("find_key"):
             row = await models.AccessKey.get_or_none(fingerprint=fingerprint)
         if row is None or (row.expires_at is not None and row.expires_at <= datetime.now(UTC)):
@@ -45,6 +48,8 @@ class KeyQueries:
         expires_at: datetime | None = None,
     ) -> AccessKey:
         """Let a key in. `workspaces` None: all of them. Raises NameTaken if the key or its name is known already."""
+        if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+            raise NameRefused(f"a key's name has 1 to {NAME_CHARACTERS_MAX} printable characters; give one with --name")
 
         async def write() -> models.AccessKey:
             taken = await models.AccessKey.filter(Q(name=name) | Q(fingerprint=fingerprint)).first()
@@ -65,6 +70,8 @@ class KeyQueries:
 
     async def remove_key(self, name_or_fingerprint: str) -> AccessKey | None:
         """The removed key, or None if there was none. Its open connections are the caller's to end."""
+        if len(name_or_fingerprint) > NAME_CHARACTERS_MAX:
+            return None
 
         async def write() -> models.AccessKey | None:
             named = Q(name=name_or_fingerprint) | Q(fingerprint=name_or_fingerprint)

@@ -52,6 +52,6 @@ class RetentionQueries:
 
         async def write() -> None:
             await self._database.query("PRAGMA optimize")
-            await self._database.query("PRAGMA incremental_vacuum(2000)")
+            await self._database.run_to_end("PRAGMA incremental_vacuum(2000)")
 
         await self._database.write("optimize", write)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from tortoise.expressions import Q
 from tortoise.functions import Count
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
@@ -27,6 +28,7 @@ from gateway.store.text import COMMAND_CHARACTERS_MAX, clean_text
 LIVE = (SessionStatus.ACTIVE, SessionStatus.PAUSED)
 LIVE_SESSIONS_MAX = 100_000
 PREFIX_CHARACTERS_MIN = 4
+ID_CHARACTERS = 36
 
 
 class SessionQueries:
@@ -115,17 +117,11 @@ class SessionQueries:
         async with self._database.asked("sessions_left_open"):
             return await _rows(models.Session.filter(status__in=LIVE).order_by("id"), LIVE_SESSIONS_MAX)
 
-    async def sessions_idle_since(self, cutoff: datetime, *, limit: int = 1000) -> list[SessionRow]:
-        """Those that have not ended and were last used before `cutoff`, the longest idle first."""
-        async with self._database.asked("sessions_idle_since"):
-            chosen = models.Session.filter(last_activity_at__lt=cutoff, status__in=LIVE)
-            return await _rows(chosen.order_by("last_activity_at"), limit)
-
     async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
-        """Newest first."""
+        """The most recently used first."""
         chosen = models.Session.all() if include_ended else models.Session.filter(status__in=LIVE)
         async with self._database.asked("list_sessions"):
-            return await _rows(chosen.order_by("-id"), limit)  # ids are in order of time
+            return await _rows(chosen.order_by("-last_activity_at"), limit)
 
     async def find_session(self, id_or_prefix: str) -> SessionRow | None:
         """By id, or by its beginning if only one has it. Raises CommandRefused if several do, or it is too short."""
@@ -133,10 +129,12 @@ class SessionQueries:
         if len(prefix) < PREFIX_CHARACTERS_MIN:
             raise CommandRefused(f"give at least {PREFIX_CHARACTERS_MIN} characters of the session's id")
         # A range rather than LIKE: only a range uses the primary key. Ids are made of 0-9, a-f and -, all below g.
-        chosen = models.Session.filter(id__gte=prefix, id__lt=prefix + "g").order_by("id")
+        is_whole = len(prefix) >= ID_CHARACTERS
+        matching = Q(id=prefix[:ID_CHARACTERS]) if is_whole else Q(id__gte=prefix, id__lt=prefix + "g")
+        chosen = models.Session.filter(matching).order_by("id")
         async with self._database.asked("find_session"):
             rows = await _rows(chosen, 2)
-        if len(rows) > 1 and rows[0].id != prefix:
+        if len(rows) > 1:
             raise CommandRefused(f"several sessions begin with {id_or_prefix!r}; give more of the id")
         return rows[0] if rows else None
 
@@ -181,7 +179,7 @@ def _live(session_id: str) -> QuerySet[models.Session]:
 def _command(request: SessionRequest) -> str | None:
     if request.command is not None:
         return clean_text(request.command.decode(errors="backslashreplace"), COMMAND_CHARACTERS_MAX)
-    return request.subsystem
+    return None if request.subsystem is None else clean_text(request.subsystem, COMMAND_CHARACTERS_MAX)
 
 
 async def _rows(chosen: QuerySet[models.Session], limit: int) -> list[SessionRow]:

@@ -13,6 +13,7 @@ from gateway.ids import new_id
 from gateway.interfaces import SessionStatus, Workspace
 from gateway.store.database import Database
 from gateway.workspace_name import (
+    NAME_CHARACTERS_MAX,
     clean_description,
     parse_branch,
     parse_github_repo,
@@ -29,6 +30,8 @@ class WorkspaceQueries:
 
     async def find_workspace(self, login_name: str) -> Workspace | None:
         """The workspace with this name in any case, archived or not; the caller looks at `is_active`."""
+        if len(login_name) > NAME_CHARACTERS_MAX:
+            return None
         async with self._database.asked("find_workspace"):
             row = await models.Workspace.get_or_none(slug=login_name.lower())
         return None if row is None else self._workspace(row)

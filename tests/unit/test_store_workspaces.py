@@ -1,0 +1,157 @@
+"""Workspaces' rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import CommandRefused, NameRefused, NameTaken, WorkspaceMissing
+from gateway.interfaces import EndReason, ProgramExit
+from gateway.store.database import Database
+from gateway.store.store import Store
+from tests.support.store import open_session, opened_store
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with opened_store(tmp_path) as store:
+        yield store
+
+
+async def test_a_workspace_is_found_by_its_name_in_any_case(store: Store) -> None:
+    added = await store.add_workspace("My-App", description="the\tapp\x1b[31m")
+    for login_name in ("my-app", "MY-APP"):
+        assert await store.find_workspace(login_name) == added
+    assert await store.workspace(added.id) == added
+    assert (added.name, added.branch, added.description) == ("my-app", "main", "the app [31m")
+    assert await store.find_workspace("other") is None
+    assert await store.workspace("other") is None
+
+
+async def test_paths_come_from_the_id_alone(store: Store, tmp_path: Path) -> None:
+    """S22, S27, S101."""
+    workspace = await store.add_workspace("demo", id="0193-made-before")
+    assert workspace.home == tmp_path / "workspaces" / "0193-made-before" / "home"
+    assert workspace.tree == tmp_path / "workspaces" / "0193-made-before" / "tree"
+    (row,) = await store._database.query("SELECT local_path FROM workspaces")
+    assert row["local_path"] == str(workspace.tree)
+
+
+async def test_a_repository_gives_its_url_and_a_url_its_repository(store: Store) -> None:
+    """S24, S25."""
+    by_repo = await store.add_workspace("a", github_repo="octocat/Hello-World")
+    assert by_repo.github_url == "https://github.com/octocat/Hello-World"
+    by_url = await store.add_workspace("b", github_url="git@github.com:octocat/spoon.git")
+    assert by_url.github_repo == "octocat/spoon"
+    elsewhere = await store.add_workspace("c", github_url="https://git.example.org/x/y.git", branch="develop")
+    assert (elsewhere.github_repo, elsewhere.branch) == (None, "develop")
+    assert await store.find_workspace_by_repo("OCTOCAT/hello-world") == by_repo
+    assert await store.find_workspace_by_repo("octocat/none") is None
+
+
+async def test_a_taken_name_and_a_taken_repository_have_different_words(store: Store) -> None:
+    """S100."""
+    await store.add_workspace("demo", github_repo="octocat/hello")
+    with pytest.raises(NameTaken, match="a workspace named 'demo' exists already; choose another name, like demo-2"):
+        await store.add_workspace("DEMO")
+    with pytest.raises(NameTaken, match="the repository OctoCat/Hello has a workspace already: demo"):
+        await store.add_workspace("other", github_repo="OctoCat/Hello")
+
+
+async def test_what_cannot_be_accepted_is_refused_before_the_database_is_asked(store: Store) -> None:
+    for arguments in (
+        {"name": "-x"},
+        {"name": "lobby"},
+        {"name": "a", "github_repo": "../.."},
+        {"name": "a", "github_url": "ext::sh -c id"},
+        {"name": "a", "branch": "--upload-pack=x"},
+        {"name": "a", "description": "x" * 201},
+    ):
+        with pytest.raises(NameRefused):
+            await store.add_workspace(**arguments)  # type: ignore[arg-type]
+    assert await store.count_workspaces() == 0
+
+
+async def test_there_are_no_more_workspaces_than_the_setting_allows(tmp_path: Path) -> None:
+    """S109. Archived ones do not count."""
+    async with opened_store(tmp_path, workspaces_max=2) as store:
+        first = await store.add_workspace("one")
+        await store.add_workspace("two")
+        with pytest.raises(CommandRefused, match="there are 2 workspaces already"):
+            await store.add_workspace("three")
+        await store.archive_workspace(first.id)
+        await store.add_workspace("three")
+
+
+async def test_an_archived_workspace_keeps_its_row_its_sessions_and_its_name(store: Store) -> None:
+    workspace = await store.add_workspace("demo")
+    session_id = await open_session(store, workspace)
+    await store.end_session(session_id, exit=ProgramExit(0), reason=EndReason.EXIT, bytes_in=0, bytes_out=0)
+    await store.archive_workspace(workspace.id)
+    assert await store.list_workspaces() == []
+    (archived,) = await store.list_workspaces(include_inactive=True)
+    assert not archived.is_active
+    assert await store.find_workspace("demo") == archived
+    assert await store.find_session(session_id) is not None
+    with pytest.raises(NameTaken, match="an archived workspace has the name 'demo'"):
+        await store.add_workspace("demo")
+
+
+async def test_changing_a_workspace_that_is_not_there_is_refused(store: Store) -> None:
+    with pytest.raises(WorkspaceMissing):
+        await store.archive_workspace("nowhere")
+
+
+async def test_recording_is_switched_and_a_sync_is_remembered(store: Store) -> None:
+    workspace = await store.add_workspace("demo")
+    await store.set_workspace_recorded(workspace.id, is_recorded=False)
+    await store.mark_workspace_synced(workspace.id)
+    changed = await store.workspace(workspace.id)
+    assert changed is not None
+    assert not changed.is_recorded
+    assert changed.last_sync_at is not None
+
+
+async def test_the_list_counts_attached_sessions(store: Store) -> None:
+    """S97, S138."""
+    one, two = await store.add_workspace("one"), await store.add_workspace("two")
+    await store.add_workspace("three")
+    await open_session(store, one)
+    ended, paused = await open_session(store, one), await open_session(store, two)
+    await store.end_session(ended, exit=ProgramExit(0), reason=EndReason.EXIT, bytes_in=0, bytes_out=0)
+    await store.mark_paused(paused)
+    counts = {workspace.name: workspace.active_session_count for workspace in await store.list_workspaces()}
+    assert counts == {"one": 1, "three": 0, "two": 0}
+
+
+async def test_the_list_takes_the_same_number_of_queries_however_long_it_is(
+    store: Store, statements: list[str]
+) -> None:
+    """S138."""
+
+    async def queries() -> int:
+        statements.clear()
+        await store.list_workspaces()
+        return len(statements)
+
+    await store.add_workspace("first")
+    few = await queries()
+    for number in range(10):
+        await open_session(store, await store.add_workspace(f"more-{number}"))
+    assert await queries() == few == 2
+
+
+@pytest.fixture
+async def statements(store: Store) -> AsyncIterator[list[str]]:
+    """Every statement SQLite runs on the store's connection."""
+    seen: list[str] = []
+    connection = connection_of(store._database)
+    await connection.set_trace_callback(seen.append)
+    yield seen
+    await connection.set_trace_callback(None)
+
+
+def connection_of(database: Database) -> object:
+    return database._context.connections.get("default")._connection  # type: ignore[attr-defined]
