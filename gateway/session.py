@@ -155,17 +155,17 @@ class Session:
         return end
 
     async def _last_output(self) -> None:
-        """Wait for each output's end. A background child that holds a pipe open gets a bounded silence, not forever."""
-        for output in self._outputs:
-            while not output.ended.is_set():
-                seen = self.bytes_out
-                try:
-                    async with asyncio.timeout(self._pipe_linger_seconds):
+        """Wait for every output's end. A background child that holds pipes open gets one bounded silence, not forever."""
+        while not all(output.ended.is_set() for output in self._outputs):
+            seen = self.bytes_out
+            try:
+                async with asyncio.timeout(self._pipe_linger_seconds):
+                    for output in self._outputs:
                         await output.ended.wait()
-                except TimeoutError:
-                    slow_client = self._channel is not None and self._channel.is_writing_paused
-                    if self.bytes_out == seen and not slow_client:
-                        break
+            except TimeoutError:
+                slow_client = self._channel is not None and self._channel.is_writing_paused
+                if self.bytes_out == seen and not slow_client:
+                    break
         if self._channel is not None:
             await self._channel.drained()
 
