@@ -22,7 +22,7 @@ from typing import Any
 from admin_http import AdminServer
 from gateway import __version__, notify
 from gateway.config import Address, Config
-from gateway.errors import LauncherUnavailable
+from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwards import Dialler
 from gateway.gatehouse import Gatehouse
@@ -77,13 +77,19 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def running(cls, config: Config, places: Places) -> AsyncIterator[Gateway]:
         """Start, then drain and stop at the end of the block, however it ends. Raises StartRefused and others."""
-        async with asyncio.TaskGroup() as tasks:
-            gateway = cls(config, places, tasks)
-            try:
-                await gateway._start()
-                yield gateway
-            finally:
-                await gateway._stop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                gateway = cls(config, places, tasks)
+                try:
+                    await gateway._start()
+                    yield gateway
+                finally:
+                    await gateway._stop()
+        except BaseExceptionGroup as group:
+            # A refused start is one sentence for whoever typed the command, not a group of one.
+            if len(group.exceptions) == 1 and isinstance(group.exceptions[0], GatewayError):
+                raise group.exceptions[0] from None
+            raise
 
     # ------------------------------------------------------------------------------------------------- start
 
