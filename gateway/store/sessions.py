@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tortoise.expressions import Q
+from tortoise.expressions import Q, Subquery
 from tortoise.functions import Count
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
@@ -93,21 +93,20 @@ class SessionQueries:
         ended_at = ended_at or datetime.now(UTC)
 
         async def write() -> bool:
-            async with in_transaction():
-                changed = await _live(session_id).update(
-                    status=SessionStatus.TERMINATED,
-                    socket_id=None,
-                    shell_pid=None,
-                    ended_at=ended_at,
-                    end_reason=reason,
-                    exit_code=exit.exit_code,
-                    exit_signal=exit.signal,
-                    bytes_in=bytes_in,
-                    bytes_out=bytes_out,
-                )
-                if changed:  # so that a workspace's updated_at tells how long it has been idle
-                    row = await models.Session.get(id=session_id).only("id", "workspace_id")
-                    await models.Workspace.filter(id=row.workspace_id).update(updated_at=ended_at)
+            changed = await _live(session_id).update(
+                status=SessionStatus.TERMINATED,
+                socket_id=None,
+                shell_pid=None,
+                ended_at=ended_at,
+                end_reason=reason,
+                exit_code=exit.exit_code,
+                exit_signal=exit.signal,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+            )
+            if changed:  # so that a workspace's updated_at tells how long it has been idle; no transaction for that
+                its_workspace = models.Session.filter(id=session_id).values("workspace_id")
+                await models.Workspace.filter(id__in=Subquery(its_workspace)).update(updated_at=ended_at)
             return bool(changed)
 
         return await self._database.write("end_session", write)
@@ -150,23 +149,22 @@ class SessionQueries:
         await self._database.write("update_session", lambda: _live(session_id).update(**values))
 
     async def _write_activity(self, activity: Sequence[SessionActivity]) -> None:
-        """All of a flush in one transaction, thousands of sessions in a few statements."""
+        """All of a flush in one transaction, a thousand sessions in a few milliseconds."""
         if not activity:
             return
-        changed = [
-            models.Session(
-                id=one.session_id,
-                last_activity_at=one.last_activity_at,
-                bytes_in=one.bytes_in,
-                bytes_out=one.bytes_out,
-            )
-            for one in activity
+        values = [
+            [str(one.last_activity_at.astimezone(UTC)), one.bytes_in, one.bytes_out, one.session_id] for one in activity
         ]
-        fields = ("last_activity_at", "bytes_in", "bytes_out")
 
         async def write() -> None:
-            async with in_transaction():
-                await models.Session.filter(status__in=LIVE).bulk_update(changed, fields=fields, batch_size=500)
+            # By hand: the ORM's bulk_update builds one CASE over all rows, which held the event loop for 300 ms with
+            # a thousand sessions. The times are written as the ORM does, which is how Python prints them.
+            async with in_transaction() as connection:
+                await connection.execute_many(
+                    "UPDATE sessions SET last_activity_at = ?, bytes_in = ?, bytes_out = ? "
+                    "WHERE id = ? AND status <> 'terminated'",
+                    values,
+                )
 
         await self._database.write("flush_activity", write)
 
