@@ -110,12 +110,11 @@ def _prepare(processes: Processes, directory: Path, given: argparse.Namespace) -
     account = gateway.owner()
     sshd = Sshd(processes, directory, key_file=key_file, host_key=host_key, account=account)
     sshd.start()
-    launcher = gateway.homeport("check").partition("isolation")[2].splitlines()[:1]
     notes = [
         f"{_sshd_version(sshd.program)} · homeport {version('homeport')}, asyncssh {version('asyncssh')},"
         f" Python {platform.python_version()} · Linux {platform.release()}, {os.cpu_count()} processors",
         f"both: loopback, {CIPHER}, {KEY_EXCHANGE}, ed25519 keys; sessions as {account.pw_name}"
-        f" · isolation{launcher[0] if launcher else ' ' + given.isolation}",
+        f" · isolation {gateway.isolation_in_effect() or given.isolation}",
         "ratio: above 1 the gateway is better; in brackets its spread over the rounds",
     ]
     return [sshd, gateway], notes + ([sshd.note] if sshd.note else [])

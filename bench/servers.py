@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -150,6 +151,11 @@ class Gateway(_Daemon):
 
     def processes(self) -> list[psutil.Process]:
         return [*super().processes(), *self._processes.orphans()]
+
+    def isolation_in_effect(self) -> str:
+        """What `auto` became; only the running gateway knows, and says so in its log."""
+        found = re.search(r'"isolation": "(\w+)"', self._log.read_text(errors="replace"))
+        return found[1] if found else ""
 
     def owner(self) -> pwd.struct_passwd:
         """The account it runs its programs as: the state's owner."""
