@@ -22,12 +22,11 @@ from gateway.ids import new_id
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
 from gateway.log import log_event, log_warning
 from gateway.workspace_name import NAME_CHARACTERS_MAX, RepositoryUrl, parse_repository_url, parse_workspace_name
-from gateway.workspaces.git import run_git
+from gateway.workspaces.git import FIRST_BRANCH, run_git
 
 HALF_MADE_PREFIX = ".new-"
 KEEPER_END_SECONDS = 10
 GIT_ANSWER_SECONDS = 60  # `git init` and `git symbolic-ref`; only a clone takes longer
-FIRST_BRANCH = "main"
 
 
 class Progress(Protocol):
@@ -136,7 +135,7 @@ class WorkspaceYard:
             await progress.write(text.encode())
 
         if origin is None:
-            arguments = ["init", "--quiet", f"--initial-branch={FIRST_BRANCH}", "."]
+            arguments = ["init", "--quiet", "."]
             await run_git(keeper, inside, arguments, seconds_max=GIT_ANSWER_SECONDS, on_progress=show)
             return FIRST_BRANCH
         shown = "--progress" if is_terminal else "--no-progress"

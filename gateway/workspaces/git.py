@@ -20,13 +20,24 @@ PROTOCOLS_ALLOWED = "https:ssh"  # for submodules and redirects as well: never f
 OUTPUT_MAX_BYTES = 64 * 1024
 READ_BYTES = 32 * 1024
 LAST_LINES_KEPT = 5
+FIRST_BRANCH = "main"
 # Once git has ended its pipes are at their end too, unless a background child of it holds them.
 PIPE_LINGER_SECONDS = 2
 
 # Never ask anything: nobody could answer. A new host's key is taken on first use, a changed one is refused (ssh(1)).
 _SSH_COMMAND = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20"
 # No background upkeep that would outlive the command; no credential prompts; no surprises from a global setting.
-_OPTIONS = ("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.askPass=", "-c", "advice.detachedHead=false")
+_OPTIONS = tuple(
+    word
+    for setting in (
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "core.askPass=",
+        "advice.detachedHead=false",
+        f"init.defaultBranch={FIRST_BRANCH}",  # also of a clone without commits, unless the far side names its own
+    )
+    for word in ("-c", setting)
+)
 
 OnProgress = Callable[[str], Awaitable[None]]
 
