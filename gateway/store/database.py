@@ -170,6 +170,9 @@ class Database:
         except Exception as error:
             log_failure(Event.STORE_FAILED, reason="a mistake of ours", question=waiting.question)
             _answer(waiting.answer, error)
+        except asyncio.CancelledError:  # the loop is being closed around us
+            _answer(waiting.answer, StoreUnavailable("the database is closed"))
+            raise
         else:
             if not waiting.answer.done():
                 waiting.answer.set_result(result)

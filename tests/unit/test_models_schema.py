@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -92,7 +92,7 @@ ENDED = {"status": "'terminated'", "ended_at": "CURRENT_TIMESTAMP", "end_reason"
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+async def database(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
     file = await migrated_file(tmp_path)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")

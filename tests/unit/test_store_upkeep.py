@@ -95,6 +95,20 @@ async def test_a_writable_database_is_writable_and_the_probe_leaves_nothing(stor
         assert await store._database.query(f"SELECT * FROM {table}") == []
 
 
+async def test_every_file_of_the_database_is_private(store: Store) -> None:
+    """S1."""
+    await store.add_workspace("demo")
+    files = {path.name: path.stat().st_mode & 0o777 for path in store._database.file.parent.glob("homeport.db*")}
+    assert files == dict.fromkeys(["homeport.db", "homeport.db-shm", "homeport.db-wal", "homeport.db.lock"], 0o600)
+
+
+async def test_the_connection_has_its_pragmas(store: Store) -> None:
+    """Section 3 of the seed map, 44: without foreign_keys a cascade is silently off."""
+    pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 5000}
+    found = {name: next(iter((await store._database.query(f"PRAGMA {name}"))[0].values())) for name in pragmas}
+    assert found == pragmas
+
+
 async def test_a_read_only_database_is_noticed(store: Store) -> None:
     await store._database.query("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable, match="the database is read-only; check its owner and mode"):

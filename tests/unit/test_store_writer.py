@@ -154,6 +154,19 @@ async def test_closing_finishes_the_writes_that_wait_and_refuses_later_ones(tmp_
         assert len(await store.list_auth_logs()) == 50
 
 
+async def test_whoever_waits_hears_that_the_writer_was_stopped(store: Store) -> None:
+    """A loop that is closed in a hurry cancels the writer like any task; nobody then waits for the deadline."""
+    never = asyncio.Event()
+    writes = [asyncio.create_task(store._database.write("never", never.wait)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert store._database._writer is not None
+    store._database._writer.cancel()
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 3
+
+
 async def test_closing_leaves_no_task_thread_descriptor_or_log_behind(tmp_path: Path) -> None:
     def left() -> tuple[set[str], set[str], int]:
         for thread in threading.enumerate():
