@@ -192,10 +192,13 @@ def memory_bytes(processes: Iterable[psutil.Process]) -> int:
 
 
 def _serves(process: psutil.Process) -> bool:
+    # psutil knows a terminal by its name in our /dev/pts; those inside a sandbox are not there.
     try:
-        return process.terminal() is None and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    state, _parent, _group, _session, terminal = stat.rpartition(")")[2].split()[:5]
+    return terminal == "0" and state != "Z"
 
 
 def _memory_of(process: psutil.Process) -> int:
