@@ -42,16 +42,26 @@ def check(*, as_json: bool, columns: int, is_terminal: bool) -> int:
     config = load_config()
     if state.find(config) is not None:
         become(config)  # what is checked is what the owner of the state can do; SQLite leaves files of its reader
-    settings = {name: str(value) for name, value in settings_in_effect(config)}
+    settings = {name: _plain(value) for name, value in settings_in_effect(config)}
     checks = list(_checks(config))
     if as_json:
         text = json.dumps({"settings": settings, "checks": [asdict(one) for one in checks]})
     else:
         columns_max = columns if is_terminal else None
-        setting_lines = table(("SETTING", "VALUE"), list(settings.items()), columns_max=columns_max)
+        shown = [
+            (name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in settings.items()
+        ]
+        setting_lines = table(("SETTING", "VALUE"), shown, columns_max=columns_max)
         text = "\n".join([setting_lines, "", *(f"{one.state:8}{one.name}: {one.message}" for one in checks)])
     write_all(1, (text + "\n").encode(errors="backslashreplace"))
     return EXIT_REFUSED if any(one.state == "failed" for one in checks) else EXIT_OK
+
+
+def _plain(value: object) -> object:
+    """As JSON has it: numbers and truth values stay, lists of words stay, everything else is shown as text."""
+    if isinstance(value, bool | int | float):
+        return value
+    return [str(item) for item in value] if isinstance(value, tuple) else str(value)
 
 
 def _checks(config: Config) -> Iterator[Check]:

@@ -34,12 +34,12 @@ async def _stop(lobby: LobbyContext, args: Namespace) -> int:
     if not begun.was_running:
         await lobby.note("no gateway is running")
     if begun.ended_count:
-        await lobby.print(f"ended the programs of {begun.ended_count} workspaces")
+        await lobby.print(f"ended what ran in {begun.ended_count} workspace{'' if begun.ended_count == 1 else 's'}")
     elif begun.kept:
         names = sorted({row.workspace_name or "?" for row in begun.kept})
+        programs = "1 program goes" if len(begun.kept) == 1 else f"{len(begun.kept)} programs go"
         await lobby.print(
-            f"{len(begun.kept)} programs go on without the gateway, in {', '.join(names)}; "
-            f"end them with: {lobby.prog} stop --all"
+            f"{programs} on without the gateway, in {', '.join(names)}; end them with: {lobby.prog} stop --all"
         )
     return EXIT_OK
 
