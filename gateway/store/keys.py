@@ -12,6 +12,7 @@ from tortoise.transactions import in_transaction
 import models
 from gateway.errors import NameRefused, NameTaken
 from gateway.interfaces import AccessKey
+from gateway.store.cache import ReadCache
 from gateway.store.database import Database
 
 KEYS_MAX = 10_000
@@ -20,6 +21,7 @@ NAME_CHARACTERS_MAX = 100  # of a key, and of a fingerprint; the columns are as 
 
 class KeyQueries:
     _database: Database
+    _keys: ReadCache[str, AccessKey]
     _keys_used: dict[str, datetime]
 
     async def find_key(self, fingerprint: str) -> AccessKey | None:
@@ -78,6 +80,7 @@ class KeyQueries:
             row = await models.AccessKey.filter(named).first()
             if row is not None:
                 await row.delete()
+                self._keys.clear()  # here, so that not even a caller who is gone leaves the key working
             return row
 
         removed = await self._database.write("remove_key", write)

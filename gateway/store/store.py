@@ -8,8 +8,9 @@ from pathlib import Path
 
 from gateway.errors import StoreUnavailable
 from gateway.events import Event
-from gateway.interfaces import SessionActivity
+from gateway.interfaces import AccessKey, SessionActivity, Workspace
 from gateway.log import log_failure
+from gateway.store.cache import ReadCache
 from gateway.store.database import Database
 from gateway.store.health import HealthQueries
 from gateway.store.journal import JournalQueries
@@ -21,6 +22,8 @@ from gateway.store.retention import RetentionQueries
 from gateway.store.sessions import SessionQueries
 from gateway.store.settings import SettingsQueries
 from gateway.store.workspaces import WorkspaceQueries
+
+CACHE_ENTRIES_MAX = 10_000  # half a kilobyte each
 
 
 class Store(
@@ -42,6 +45,8 @@ class Store(
         self._database = database
         self._workspaces_dir = workspaces_dir
         self._workspaces_max = workspaces_max
+        self._keys: ReadCache[str, AccessKey] = ReadCache(CACHE_ENTRIES_MAX)
+        self._workspaces: ReadCache[str, Workspace] = ReadCache(CACHE_ENTRIES_MAX)
         self._keys_used: dict[str, datetime] = {}
         self._refusals = RefusalLimit()
 

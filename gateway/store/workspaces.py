@@ -11,6 +11,7 @@ import models
 from gateway.errors import CommandRefused, NameTaken, WorkspaceMissing
 from gateway.ids import new_id
 from gateway.interfaces import SessionStatus, Workspace
+from gateway.store.cache import ReadCache
 from gateway.store.database import Database
 from gateway.workspace_name import (
     NAME_CHARACTERS_MAX,
@@ -25,6 +26,7 @@ from gateway.workspace_name import (
 
 class WorkspaceQueries:
     _database: Database
+    _workspaces: ReadCache[str, Workspace]
     _workspaces_dir: Path
     _workspaces_max: int
 
@@ -121,8 +123,9 @@ class WorkspaceQueries:
 
     async def _update_workspace(self, workspace_id: str, **values: object) -> None:
         async def write() -> int:
-            chosen = models.Workspace.filter(id=workspace_id)
-            return await chosen.update(updated_at=datetime.now(UTC), **values)
+            changed = await models.Workspace.filter(id=workspace_id).update(updated_at=datetime.now(UTC), **values)
+            self._workspaces.clear()
+            return changed
 
         if await self._database.write("update_workspace", write) == 0:
             raise WorkspaceMissing("no such workspace; list them with: homeport ls")
