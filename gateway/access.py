@@ -24,10 +24,12 @@ def may_enter(principal: Principal, workspace_name: str, *, exists: bool, names:
     if near:
         hint = f'; did you mean "{near[0]}"?'
     elif visible:
-        hint = f"; this key can enter: {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}"
+        hint = f"; this key may enter {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}."
     else:
-        hint = ""
-    return Decision.refuse(f'no workspace named "{workspace_name}"{hint} Make one on the host with: homeport new NAME')
+        hint = "."
+    return Decision.refuse(
+        f'no workspace named "{workspace_name}"{hint} A new one is made on the host: homeport new NAME'
+    )
 
 
 def may_forward_to(address: IpAddress, port: int, *, closed_ports: frozenset[int]) -> Decision:
