@@ -289,7 +289,7 @@ class Keeper(Protocol):
         ...
 
     async def forget(self, session_id: str) -> None:
-        """The exit is on record: the keeper may drop it."""
+        """The exit is on record: the keeper may drop it; if the program still runs, once it has ended."""
         ...
 
     async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:

@@ -224,6 +224,7 @@ class Keeper:
         """Stop reading *first*: an event that already waits in this batch finds us no longer the reader."""
         self._stop_draining(program)
         program.owner = owner
+        program.is_forgotten_at_exit = False
 
     def _drain(self, program: Program) -> None:
         if program.is_draining and not program.drain():
@@ -278,10 +279,10 @@ class Keeper:
             program.pidfd = None
         for oldest in self.programs.note_exit(program, status):
             self.forget(oldest)
+        if isinstance(program.owner, Client):
+            self._tell(program.owner, {"event": "exit", "session": program.session, "exit": program.exit})
         if program.is_forgotten_at_exit:
             self.forget(program)
-        elif isinstance(program.owner, Client):
-            self._tell(program.owner, {"event": "exit", "session": program.session, "exit": program.exit})
 
     def _tell(self, client: Client, event: protocol.Message) -> None:
         try:

@@ -143,20 +143,16 @@ def _signal(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
 
 
 def _hang_up(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
-    """With `forget`, its exit is not kept: for a program whose start nobody waited for."""
-    program = _program_of(keeper, client, request)
-    program.is_forgotten_at_exit = program.is_forgotten_at_exit or request.get("forget") is True
-    keeper.hang_up(program)
-    if program.exit is not None and program.is_forgotten_at_exit:
-        keeper.forget(program)
+    keeper.hang_up(_program_of(keeper, client, request))
     return Reply()
 
 
 def _forget(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
+    """Nobody will ask for its exit: drop it, or if it still runs, do so once it has ended."""
     program = _program_of(keeper, client, request)
-    if program.exit is None:
-        raise Refused("running", "the program has not ended")
-    keeper.forget(program)
+    program.is_forgotten_at_exit = True
+    if program.exit is not None:
+        keeper.forget(program)
     return Reply()
 
 

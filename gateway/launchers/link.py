@@ -74,7 +74,7 @@ class KeeperLink:
                 "start",
                 _start_request(spec),
                 take=lambda answer: self._take_program(session, answer, is_terminal=is_terminal),
-                undo=lambda program: self._let_go(program, "hang-up", session=session, forget=True),
+                undo=lambda program: self._let_go(session, program, "hang-up", "forget"),
             )
         except KeeperDeclined as declined:
             if declined.exit_status is not None:
@@ -105,7 +105,7 @@ class KeeperLink:
             take=lambda answer: self._take_program(
                 session_id, answer, is_terminal=answer.values.get("terminal") is True
             ),
-            undo=lambda program: self._let_go(program, "release", session=session_id),
+            undo=lambda program: self._let_go(session_id, program, "release"),
         )
         if not until_confirmed:
             self.confirm_backlog(session_id)
@@ -116,7 +116,9 @@ class KeeperLink:
 
     async def release(self, session_id: str) -> None:
         await self._ask("release", session=session_id)
-        self._programs.pop(session_id, None)
+        program = self._programs.pop(session_id, None)
+        if program is not None and not program.exited.done():
+            program.exited.set_result(ProgramExit())  # its end is the next owner's to hear; who waits here may go
 
     async def signal(self, session_id: str, name: str) -> None:
         await self._ask("signal", unless="ended", session=session_id, name=name)
@@ -199,13 +201,14 @@ class KeeperLink:
             self._programs[session_id] = program
         return program
 
-    def _let_go(self, program: Program | None, verb: str, **fields: object) -> None:
+    def _let_go(self, session_id: str, program: Program | None, *verbs: str) -> None:
         """Started or adopted for nobody."""
         if program is not None:
             self._programs.pop(program.session_id, None)
             fds = (program.terminal_fd, program.stdin_fd, program.stdout_fd, program.stderr_fd)
             close_all([fd for fd in fds if fd is not None])
-        self._conversation.tell(verb, fields)
+        for verb in verbs:
+            self._conversation.tell(verb, {"session": session_id})
 
     def _take_event(self, message: protocol.Message) -> None:
         if message["event"] != "exit":
