@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.interfaces import Principal
+    from gateway.journal import JournalAction
     from gateway.lobby.services import Services
 
 INPUT_MAX_BYTES = 1024 * 1024  # a file of public keys; nothing larger is ever read from a caller
@@ -53,6 +54,10 @@ class LobbyContext:
     async def note(self, text: str) -> None:
         """A word to the person, beside the data: on stderr, with our name before it."""
         await self.stderr.write(f"homeport: {text}\n".encode(errors="backslashreplace"))
+
+    async def journal(self, action: JournalAction, **details: object) -> None:
+        """Write down what was done and by whom. Only what was done: refusals are in the log."""
+        await self.services.store.record(action, success=True, details={"by": self.who, **details})
 
     async def print_json(self, value: object) -> None:
         await self.print(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, KeyRefused, NameTaken, UsageWrong
+from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.shapes import key_shape
 from gateway.lobby.text import age, clean, parse_moment
@@ -67,6 +68,8 @@ async def _add(lobby: LobbyContext, args: Namespace) -> int:
         for key in added:
             await lobby.services.store.remove_key(key.fingerprint)
         raise
+    for key in added:
+        await lobby.journal(JournalAction.KEY_ADDED, key=key.name, fingerprint=key.fingerprint)
     if args.json:
         await lobby.print_json([key_shape(key) for key in added])
     else:
@@ -188,6 +191,7 @@ async def _rm(lobby: LobbyContext, args: Namespace) -> int:
         near = difflib.get_close_matches(args.key, names, n=1, cutoff=0.6)
         hint = f'; did you mean "{clean(near[0])}"?' if near else f"; list them with: {lobby.prog} keys ls"
         raise CommandRefused(f"no key {clean(args.key)!r}{hint}")
+    await lobby.journal(JournalAction.KEY_REMOVED, key=removed.name, fingerprint=removed.fingerprint)
     await lobby.print(f"removed {_shown(removed)}; connections it opened go on until they close")
     return EXIT_OK
 

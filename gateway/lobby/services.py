@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.journal import JournalAction
     from gateway.lobby.context import Output
 
 
@@ -46,6 +47,16 @@ class LobbyStore(Protocol):
     async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
         """Newest first."""
         ...
+
+    async def record(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None: ...
 
 
 class SessionControl(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, UsageWrong
+from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.shapes import session_shape
 from gateway.lobby.text import age, clean, size, unique_prefixes
@@ -94,11 +95,13 @@ async def _kill(lobby: LobbyContext, args: Namespace) -> int:
     if args.workspace:
         workspace = await workspace_named(lobby, args.workspace)
         await lobby.services.sessions.kill_workspace(workspace.id)
+        await lobby.journal(JournalAction.SESSION_TERMINATED, workspace=workspace.name, how="kill --workspace")
         await lobby.print(f"ended everything that ran in {workspace.name}")
         return EXIT_OK
     listing = f"{lobby.prog} sessions"
     for session_id in [pick(wanted, list(rows), noun="running session", listing=listing) for wanted in args.ids]:
         await lobby.services.sessions.kill(session_id)
+        await lobby.journal(JournalAction.SESSION_TERMINATED, session_id=session_id, how="kill")
         row = rows[session_id]
         await lobby.print(f"ended {session_id}: {_what(row)} in {row.workspace_name or 'no workspace'}")
     return EXIT_OK

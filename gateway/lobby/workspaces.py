@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, UsageWrong
+from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.shapes import workspace_shape
 from gateway.lobby.text import age, clean
@@ -49,6 +50,7 @@ async def _new(lobby: LobbyContext, args: Namespace) -> int:
     workspace = await lobby.services.workspaces.create(
         name=name, source=source, progress=lobby.stderr, is_terminal=lobby.is_terminal
     )
+    await lobby.journal(JournalAction.WORKSPACE_CREATED, workspace=workspace.name)
     if args.json:
         await lobby.print_json(workspace_shape(workspace))
         return EXIT_OK
@@ -102,6 +104,7 @@ async def _rm(lobby: LobbyContext, args: Namespace) -> int:
             f"{lobby.prog} kill --workspace {workspace.name}"
         )
     place = await lobby.services.workspaces.archive(workspace)
+    await lobby.journal(JournalAction.WORKSPACE_DELETED, workspace=workspace.name, how="archived")
     await lobby.print(f"{workspace.name} is archived: its files are now in {place}")
     return EXIT_OK
 

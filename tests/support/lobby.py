@@ -16,6 +16,7 @@ from gateway.interfaces import (
     SessionStatus,
     Workspace,
 )
+from gateway.journal import JournalAction
 from gateway.lobby.context import LobbyContext, Output
 from gateway.lobby.run import run_command
 from gateway.lobby.services import RecordingInfo, Services, StopBegun
@@ -68,6 +69,7 @@ class FakeStore:
     keys: list[AccessKey] = field(default_factory=list)
     sessions: list[SessionRow] = field(default_factory=list)
     refuse_key_named: str = ""
+    journal: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
 
     async def find_workspace(self, login_name: str) -> Workspace | None:
         return next((each for each in self.workspaces if each.name == login_name), None)
@@ -100,6 +102,17 @@ class FakeStore:
                 self.keys.remove(key)
                 return key
         return None
+
+    async def record(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        self.journal.append((action.value, details or {}))
 
     async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
         return [row for row in self.sessions if include_ended or row.status != "terminated"][:limit]

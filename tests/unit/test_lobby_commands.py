@@ -206,3 +206,24 @@ async def test_stop_without_a_gateway_is_no_failure(lobby: FakeLobby):
     lobby.stop_begun = replace(lobby.stop_begun, was_running=False)
     assert await lobby("stop") == 0
     assert "no gateway is running" in lobby.stderr.text
+
+
+# ------------------------------------------------------------------------------------------------------ journal
+
+
+async def test_what_changes_something_is_written_down_with_who_did_it(lobby: FakeLobby):
+    await lobby("new", "notes")
+    await lobby("kill", ID_TWO)
+    await lobby("kill", "--workspace", "my-app")
+    lobby.store.sessions.clear()
+    await lobby("rm", "my-app")
+    assert [action for action, _ in lobby.store.journal] == [
+        "workspace_created", "session_terminated", "session_terminated", "workspace_deleted",
+    ]  # fmt: skip
+    assert all(details["by"] == "operator" for _, details in lobby.store.journal)
+
+
+async def test_what_was_refused_is_not_written_down_as_done(lobby: FakeLobby):
+    await lobby("rm", "my-app")
+    await lobby("kill", "ffffffff")
+    assert lobby.store.journal == []

@@ -137,3 +137,13 @@ async def test_an_unknown_key_is_refused_with_the_nearest_name(lobby: FakeLobby)
     await add(lobby, key_line(1, "ana@laptop"))
     assert await lobby("keys", "rm", "ana@lapto") == 1
     assert 'did you mean "ana@laptop"?' in lobby.stderr.text
+
+
+async def test_the_journal_tells_which_keys_came_and_went(lobby: FakeLobby):
+    await add(lobby, f"{key_line(1, 'ana')}\n{key_line(2, 'ben')}")
+    await lobby("keys", "rm", "ana")
+    assert [(action, details["key"]) for action, details in lobby.store.journal] == [
+        ("key_added", "ana"),
+        ("key_added", "ben"),
+        ("key_removed", "ana"),
+    ]
