@@ -155,7 +155,7 @@ class Session:
         return end
 
     async def _last_output(self) -> None:
-        """Wait for every output's end. A background child that holds pipes open gets one bounded silence, not forever."""
+        """Wait for every output's end. A background child that holds pipes open gets a bounded silence, not forever."""
         while not all(output.ended.is_set() for output in self._outputs):
             seen = self.bytes_out
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -233,7 +234,9 @@ class SshServer:
         except GatewayError as error:
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.user_message) from None
         except OSError as error:
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.strerror or "Connection failed") from None
+            # The system's words; asyncio's own name the address as a Python tuple.
+            reason = os.strerror(error.errno) if error.errno else "Connection failed"
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, reason) from None
         except Exception:
             log_failure(Event.FORWARD_REFUSED, connection_id=connection.connection_id)
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "internal error") from None
@@ -288,7 +291,7 @@ def _facts(connection: Connection) -> ConnectionFacts:
         connection_id=connection.connection_id,
         client_ip=connection.client_address[0],
         client_version=str(connection.get_extra_info("client_version") or "")[:CLIENT_VERSION_MAX_CHARACTERS],
-        login_name=str(connection.get_extra_info("username") or ""),
+        login_name=connection._username,  # get_extra_info has it only once logged in, and strangers gave one, too
         principal=login.principal,
         offered=tuple(login.offered),
         offer_count=login.offer_count,
