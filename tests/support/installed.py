@@ -211,13 +211,13 @@ class InstalledGateway:
 
     def homeport(self, *words: str, check: bool = True, **options: object) -> Result:
         """The operator's command on this state."""
-        done = _run([str(HOMEPORT), *words], env=self.environment, **options)
+        done = run([str(HOMEPORT), *words], env=self.environment, **options)
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
 
     def ssh(self, *words: str | bytes, workspace: str = WORKSPACE, **options: object) -> Result:
         """Stock ssh: options first, then the command, as `ssh demo@gateway …` (the host comes between)."""
-        return _run(self.ssh_command(*words, workspace=workspace), **options)
+        return run(self.ssh_command(*words, workspace=workspace), **options)
 
     def ssh_command(self, *words: str | bytes, workspace: str = WORKSPACE) -> list[str | bytes]:
         """Words before a `--` are options of ssh, the others the command; without `--` all are the command."""
@@ -241,13 +241,21 @@ class InstalledGateway:
         ]
         self._config.write_text("\n".join(lines) + "\n")
 
+    def plain_ssh_command(self, key: Path | None, *options: str, workspace: str = WORKSPACE) -> list[str]:
+        """ssh without our configuration file, for tests of the login itself; `key` None: whatever an agent holds."""
+        identity = ["-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"] if key else []
+        known = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={self.directory}/known_hosts"]
+        quiet = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+        where = ["-p", str(self.ssh_port), f"{workspace}@127.0.0.1"]
+        return ["ssh", "-F", "none", *options, *identity, *known, *quiet, *where]
+
     @property
     def ssh_options(self) -> tuple[str, str]:
         return ("-F", str(self._config))
 
     def client(self, name: str, *words: str | Path | bytes, **options: object) -> Result:
         """scp or sftp with our configuration."""
-        return _run([name, *self.ssh_options, *words], **options)
+        return run([name, *self.ssh_options, *words], **options)
 
     @contextlib.contextmanager
     def master(self, workspace: str = WORKSPACE) -> Iterator[tuple[str, ...]]:
@@ -260,7 +268,7 @@ class InstalledGateway:
         try:
             yield ("-S", str(path), "-o", "ControlMaster=no")
         finally:
-            _run([*command[:1], "-O", "exit", *command[1:]])
+            run([*command[:1], "-O", "exit", *command[1:]])
             until(lambda: not path.exists(), "the master connection ended")
 
     # --------------------------------------------------------------------------------------- what came of it
@@ -314,7 +322,7 @@ def _mentions(process: Path, name: str) -> bool:
     return any(name in os.readlink(link) for link in links)
 
 
-def _run(command: list[str | bytes], **options: object) -> Result:
+def run(command: list[str | bytes], **options: object) -> Result:
     settings: dict[str, object] = {"capture_output": True, "timeout": DEADLINE_SECONDS, "cwd": "/", **options}
     if "input" not in settings and "stdin" not in settings:
         settings["stdin"] = subprocess.DEVNULL
