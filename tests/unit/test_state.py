@@ -153,7 +153,9 @@ def test_a_directory_full_of_other_things_is_not_taken_over(short_dir: Path) -> 
 
 def test_a_file_in_the_way_is_one_sentence(short_dir: Path) -> None:
     (short_dir / "file").write_text("")
-    with pytest.raises(StartRefused, match=r"cannot use the state directory .*: .*a part of the path is a file.*HOMEPORT_STATE_DIR"):
+    with pytest.raises(
+        StartRefused, match=r"cannot use the state .*: .*a part of the path is a file.*HOMEPORT_STATE_DIR"
+    ):
         prepare(Settings(short_dir / "file" / "state"))
 
 
