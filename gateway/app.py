@@ -43,7 +43,7 @@ from gateway.ssh.server import SshServer
 from gateway.state import Places, StateLock
 from gateway.store.store import Store
 from gateway.upkeep.upkeep import Sources, Upkeep
-from gateway.workspaces.create import WorkspaceYard
+from gateway.workspaces.create import WorkspaceYard, remove_half_made
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
@@ -96,8 +96,8 @@ class Gateway:
     async def _start(self) -> None:
         started = time.monotonic()
         config, places = self.config, self.places
-        log_event(Event.GATEWAY_STARTED, version=__version__, pid=os.getpid())
         self._resources.enter_context(StateLock(places.state_lock))
+        log_event(Event.GATEWAY_STARTED, version=__version__, pid=os.getpid())
         host_keys = await asyncio.to_thread(load_host_keys, places.keys_dir)
         self.host_key_lines = public_lines(host_keys)
         self.store = await Store.open(database_file(config, places), backups_dir=places.backups_dir,
@@ -122,6 +122,7 @@ class Gateway:
         self._resources.push_async_callback(self.upkeep.stop, STOP_SECONDS)
         self.upkeep.start()  # before the adoption, which it counts
         await self.sessions.adopt_all()
+        await remove_half_made(places.workspaces_dir)
         await self._listen(host_keys)
         self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
         self.state = GatewayState.SERVING
@@ -200,7 +201,7 @@ class Gateway:
         kept = [
             row for row in await self.store.sessions_left_open() if row.columns is not None
         ]  # terminals; pipes break
-        ended_count = len(self.sessions.live()) if end_all else 0
+        ended_count = len(self.keepers.running()) if end_all else 0
         asyncio.get_running_loop().call_soon(lambda: self.ask_to_stop(end_all=end_all))
         return StopBegun(was_running=True, kept=[] if end_all else kept, ended_count=ended_count)
 
@@ -212,7 +213,7 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop)  # fmt: skip
+                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key)  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(coroutine, name=name)
@@ -256,7 +257,8 @@ class Gateway:
                     await self._resources.aclose()
             finally:
                 self.state = GatewayState.STOPPED
-                log_event(Event.GATEWAY_STOPPED)
+                if was_serving:
+                    log_event(Event.GATEWAY_STOPPED)
 
     async def _drain(self) -> None:
         self.ssh.stop_listening()

@@ -101,6 +101,7 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         recordings=ArchiveShelf(Archive(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir)),
         backup=backups.make,
         stop=on_demand.stop,
+        disconnect=lambda fingerprint: 0,  # no gateway, no connections
     )
 
 

@@ -192,7 +192,9 @@ async def _rm(lobby: LobbyContext, args: Namespace) -> int:
         hint = f'; did you mean "{clean(near[0])}"?' if near else f"; list them with: {lobby.prog} keys ls"
         raise CommandRefused(f"no key {clean(args.key)!r}{hint}")
     await lobby.journal(JournalAction.KEY_REMOVED, key=removed.name, fingerprint=removed.fingerprint)
-    await lobby.print(f"removed {_shown(removed)}; connections it opened go on until they close")
+    count = lobby.services.disconnect(removed.fingerprint)
+    closed = "" if not count else f"; closed {count} connection{'s' if count > 1 else ''} it had open"
+    await lobby.print(f"removed {_shown(removed)}{closed}")
     return EXIT_OK
 
 
@@ -236,8 +238,7 @@ expires_at, last_used_at, created_at.
         run=_rm,
         arguments=_rm_arguments,
         teaching="""
-The next login with it is refused. Connections that are open go on: end their sessions
-with `homeport kill`.
+The next login with it is refused, and the connections it has open are closed.
 
 examples:
   homeport keys rm ana

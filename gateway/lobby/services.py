@@ -150,3 +150,4 @@ class Services:
     recordings: RecordingShelf
     backup: Callable[[], Awaitable[BackupMade]]
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well
+    disconnect: Callable[[str], int]  # close the connections a key (by fingerprint) has open; how many there were

@@ -166,6 +166,17 @@ class SshServer:
             connection.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
         await self._all_ended.wait()
 
+    def disconnect_key(self, fingerprint: str) -> int:
+        """End the connections of a key that was taken away; returns how many there were."""
+        ended = [
+            connection
+            for connection in self._connections
+            if connection.login.principal is not None and connection.login.principal.fingerprint == fingerprint
+        ]
+        for connection in ended:
+            connection.disconnect(asyncssh.DISC_BY_APPLICATION, "this key was removed")
+        return len(ended)
+
     # ---------------------------------------------------------------------- called by Connection and _Owner
 
     def admit(self, connection: Connection) -> bool:

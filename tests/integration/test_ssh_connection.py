@@ -204,6 +204,14 @@ async def test_connections_over_the_limit_are_closed_before_a_word() -> None:
             pass
 
 
+async def test_a_key_that_was_taken_away_loses_its_open_connections(house: House) -> None:
+    async with house.client() as client:
+        assert house.server.disconnect_key("SHA256:another") == 0
+        assert house.server.disconnect_key(FRIEND.get_fingerprint()) == 1
+        async with asyncio.timeout(5):
+            await client.wait_closed()
+
+
 # ------------------------------------------------------------------------------------------------- requests
 
 

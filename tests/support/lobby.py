@@ -219,6 +219,7 @@ class FakeLobby:
     yard: FakeYard = field(default_factory=FakeYard)
     shelf: FakeShelf = field(default_factory=FakeShelf)
     stop_begun: StopBegun = NOTHING_KEPT
+    connection_count: int = 0  # open with any key
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
@@ -229,7 +230,9 @@ class FakeLobby:
         async def stop(ends_programs: bool) -> StopBegun:
             return self.stop_begun
 
-        return Services(self.store, self.sessions, self.yard, self.shelf, backup, stop)
+        return Services(
+            self.store, self.sessions, self.yard, self.shelf, backup, stop, lambda fingerprint: self.connection_count
+        )
 
     async def __call__(
         self, *words: str, stdin: bytes = b"", columns: int = 80, is_terminal: bool = False, on_host: bool = True
