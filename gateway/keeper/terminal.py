@@ -17,6 +17,8 @@ _DISABLED = 255  # RFC 4254 §8: no such character
 _IUTF8 = 0x4000  # asm-generic/termbits.h; not in the termios module
 _INPUT, _OUTPUT, _CONTROL, _LOCAL, _ISPEED, _OSPEED, _CHARS = range(7)  # the fields of tcgetattr
 
+# Character size and parity (90 to 93) are left out: a PTY has eight bits and no parity, and glibc calls it an error to
+# ask for anything else.
 _CHARACTERS = {
     1: "VINTR", 2: "VQUIT", 3: "VERASE", 4: "VKILL", 5: "VEOF", 6: "VEOL", 7: "VEOL2", 8: "VSTART", 9: "VSTOP",
     10: "VSUSP", 12: "VREPRINT", 13: "VWERASE", 14: "VLNEXT", 16: "VSWTC", 18: "VDISCARD",
@@ -32,9 +34,7 @@ _FLAGS = {
     62: (_LOCAL, "PENDIN"),
     70: (_OUTPUT, "OPOST"), 71: (_OUTPUT, "OLCUC"), 72: (_OUTPUT, "ONLCR"), 73: (_OUTPUT, "OCRNL"),
     74: (_OUTPUT, "ONOCR"), 75: (_OUTPUT, "ONLRET"),
-    92: (_CONTROL, "PARENB"), 93: (_CONTROL, "PARODD"),
 }  # fmt: skip
-_CS7, _CS8 = 90, 91
 _SPEEDS = {128: _ISPEED, 129: _OSPEED}
 
 
@@ -49,9 +49,7 @@ def open_terminal(size: Sequence[int], modes: Mapping[int, int]) -> tuple[int, s
         path = os.ttyname(slave)
         columns, rows, width_pixels, height_pixels = size
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width_pixels, height_pixels))
-        attributes = termios.tcgetattr(slave)
-        apply_modes(attributes, modes)
-        termios.tcsetattr(slave, termios.TCSANOW, attributes)
+        _set_modes(slave, modes)
         os.set_blocking(master, False)
     except BaseException:
         os.close(master)
@@ -59,6 +57,15 @@ def open_terminal(size: Sequence[int], modes: Mapping[int, int]) -> tuple[int, s
     finally:
         os.close(slave)
     return master, path
+
+
+def _set_modes(slave: int, modes: Mapping[int, int]) -> None:
+    try:
+        attributes = termios.tcgetattr(slave)
+        apply_modes(attributes, modes)
+        termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    except termios.error:
+        return  # a login without a mode this kernel refuses is better than no login
 
 
 def apply_modes(attributes: list[Any], modes: Mapping[int, int]) -> None:
@@ -74,6 +81,3 @@ def apply_modes(attributes: list[Any], modes: Mapping[int, int]) -> None:
             attributes[field] = attributes[field] | bit if value else attributes[field] & ~bit
         elif opcode in _SPEEDS and value:  # B0 would mean: hang up
             attributes[_SPEEDS[opcode]] = getattr(termios, f"B{value}", attributes[_SPEEDS[opcode]])
-    # Eight bits unless the client asked for seven and not for eight; a zero for both is a client that does not care.
-    if modes.get(_CS7) and not modes.get(_CS8):
-        attributes[_CONTROL] = attributes[_CONTROL] & ~termios.CSIZE | termios.CS7

@@ -88,13 +88,12 @@ def sftp_server(interpreter: Interpreter, keeper_folder: str) -> tuple[str, ...]
 def passwd_lines(*, name: str, uid: int, gid: int, home: str, shell: str) -> str:
     """A passwd file in which the workspace's own entry comes first: it must win over a system name."""
     nologin = "/usr/sbin/nologin"
-    lines = {
-        name: f"{name}:x:{uid}:{gid}:workspace {name}:{home}:{shell}",
+    others = {
         "root": f"root:x:0:0:root:/root:{nologin}",
         "nobody": f"nobody:x:65534:65534:nobody:/nonexistent:{nologin}",
     }
-    own = lines.pop(name)
-    return "\n".join([own, *(line for other, line in lines.items() if other != name)]) + "\n"
+    own = f"{name}:x:{uid}:{gid}:workspace {name}:{home}:{shell}"
+    return "\n".join([own, *(line for other, line in others.items() if other != name)]) + "\n"
 
 
 def group_lines(*, name: str, gid: int) -> str:

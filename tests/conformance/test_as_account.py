@@ -13,10 +13,11 @@ CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(300)
-def test_every_launcher_keeps_its_promises_as_an_ordinary_account() -> None:
+@pytest.mark.parametrize("selection", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_every_launcher_keeps_its_promises_as_an_ordinary_account(selection: str) -> None:
     """The whole suite in tests/conformance; its own output tells what failed."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.unprivileged", "pytest", "-q", "-p", "no:cacheprovider", "-x",
+        [sys.executable, "-m", "tests.support.unprivileged", "pytest", "-q", "-p", "no:cacheprovider", "-m", selection,
          "tests/conformance"],
         cwd=CLONE, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
