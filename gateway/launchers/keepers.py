@@ -84,8 +84,10 @@ class WorkspaceKeepers:
             place = KeeperPlace(self._runtime_dir, workspace_id)
             lock = place.try_lock()
             if lock is not None:
-                place.remove_remains()
-                os.close(lock)
+                try:
+                    place.remove_remains()
+                finally:
+                    os.close(lock)
                 return
             async with asyncio.timeout(self._settings.keeper_answer_seconds):
                 await self._connect(place)
