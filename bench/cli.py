@@ -85,13 +85,19 @@ def _compare(given: argparse.Namespace, plan: Plan) -> int:
     find_sshd()
     processes = Processes()
     directory = Path(tempfile.mkdtemp(prefix="homeport-bench-"))
+    gateway = None
     try:
         directory.chmod(0o755)  # the account that the sessions run as must get through
-        servers, notes = _prepare(processes, directory, given)
+        key_file = _make_key(directory / "key")
+        gateway = Gateway(processes, directory, key_file=key_file, isolation=given.isolation)
+        sshd, notes = _prepare(processes, directory, gateway)
+        servers: list[Server] = [sshd, gateway]
         bench = Bench(processes, StockClients(processes, directory), QUICK if given.quick else FULL)
         results = _measure(bench, servers, plan, notes)
     finally:
         processes.end_all()
+        if gateway is not None:
+            gateway.remove()
         shutil.rmtree(directory, ignore_errors=True)
     if given.json:
         print(json.dumps({"setup": notes, "rows": [result.as_json() for result in results]}, indent=1))
@@ -102,22 +108,22 @@ def _compare(given: argparse.Namespace, plan: Plan) -> int:
     return 3 if given.strict and any(result.is_met is False for result in results) else 0
 
 
-def _prepare(processes: Processes, directory: Path, given: argparse.Namespace) -> tuple[list[Server], list[str]]:
-    key_file, host_key = _make_key(directory / "key"), _make_key(directory / "host_key")
+def _prepare(processes: Processes, directory: Path, gateway: Gateway) -> tuple[Sshd, list[str]]:
+    """Start both for the first time, and say what is compared."""
     _say("starting the gateway and sshd")
-    gateway = Gateway(processes, directory, key_file=key_file, isolation=given.isolation)
     gateway.prepare()
     account = gateway.owner()
-    sshd = Sshd(processes, directory, key_file=key_file, host_key=host_key, account=account)
+    host_key = _make_key(directory / "host_key")
+    sshd = Sshd(processes, directory, key_file=gateway.login.key_file, host_key=host_key, account=account)
     sshd.start()
     notes = [
         f"{_sshd_version(sshd.program)} · homeport {version('homeport')}, asyncssh {version('asyncssh')},"
         f" Python {platform.python_version()} · Linux {platform.release()}, {os.cpu_count()} processors",
         f"both: loopback, {CIPHER}, {KEY_EXCHANGE}, ed25519 keys; sessions as {account.pw_name}"
-        f" · isolation {gateway.isolation_in_effect() or given.isolation}",
+        f" · isolation {gateway.isolation_in_effect()}",
         "ratio: above 1 the gateway is better; in brackets its spread over the rounds",
     ]
-    return [sshd, gateway], notes + ([sshd.note] if sshd.note else [])
+    return sshd, notes + ([sshd.note] if sshd.note else [])
 
 
 def _measure(bench: Bench, servers: Sequence[Server], plan: Plan, notes: list[str]) -> list[RowResult]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,14 @@ class Gateway(_Daemon):
     def __init__(self, processes: Processes, directory: Path, *, key_file: Path, isolation: str) -> None:
         super().__init__(processes, directory, Login(free_port(), WORKSPACE, key_file))
         self.command = Path(sys.executable).parent / "homeport"
+        self._runtime_dir = Path(tempfile.mkdtemp(prefix="homeport-bench-", dir=_runtime_base(directory)))
         settings = directory / "homeport.toml"
         settings.write_text("# Nothing: neither the file in /etc nor the caller's environment shall count.\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOMEPORT_", "DATABASE_URL"))}
         self.environment = kept | {
             "HOMEPORT_CONFIG": str(settings),
             "HOMEPORT_STATE_DIR": str(directory / "state"),
-            "HOMEPORT_RUNTIME_DIR": str(directory / "run"),
+            "HOMEPORT_RUNTIME_DIR": str(self._runtime_dir),
             "HOMEPORT_SSH_LISTEN": f"127.0.0.1:{self.login.port}",
             "HOMEPORT_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
             "HOMEPORT_ISOLATION": isolation,
@@ -151,6 +153,10 @@ class Gateway(_Daemon):
 
     def processes(self) -> list[psutil.Process]:
         return [*super().processes(), *self._processes.orphans()]
+
+    def remove(self) -> None:
+        """Take away what does not lie in the run's directory."""
+        shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
     def isolation_in_effect(self) -> str:
         """What `auto` became; only the running gateway knows, and says so in its log."""
@@ -256,6 +262,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _runtime_base(otherwise: Path) -> Path:
+    """In memory, as /run is on an installed system (in a container it often is not): terminals are read into files."""
+    shared_memory = Path("/dev/shm")
+    return shared_memory if os.access(shared_memory, os.W_OK) else otherwise
 
 
 def _passwd_with(account: pwd.struct_passwd, home: Path) -> str:

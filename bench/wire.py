@@ -291,11 +291,7 @@ class Connection:
         self._input += data
 
     def _send(self, message: bytes) -> None:
-        # Under AES-GCM the length field is not part of what must fill whole blocks; before, it is.
-        counted = 1 + len(message) + (0 if self._sealing else 4)
-        padding = BLOCK_BYTES - counted % BLOCK_BYTES
-        padding += BLOCK_BYTES if padding < 4 else 0
-        body = bytes([padding]) + message + os.urandom(padding)
+        body = _padded(message, is_sealed=self._sealing is not None)
         length = _uint32(len(body))
         self._socket.sendall(length + (self._sealing.sealed(body, length) if self._sealing else body))
 
@@ -317,6 +313,14 @@ class _Sealing:
         nonce = self._fixed + self._counter.to_bytes(8)
         self._counter = (self._counter + 1) % 2**64
         return nonce
+
+
+def _padded(message: bytes, *, is_sealed: bool) -> bytes:
+    """Padding length, message, padding. Under AES-GCM the length field before them is not part of the blocks."""
+    counted = 1 + len(message) + (0 if is_sealed else 4)
+    padding = BLOCK_BYTES - counted % BLOCK_BYTES
+    padding += BLOCK_BYTES if padding < 4 else 0
+    return bytes([padding]) + message + os.urandom(padding)
 
 
 def _kexinit() -> bytes:
