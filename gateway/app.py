@@ -21,7 +21,7 @@ from typing import Any
 
 from admin_http import AdminServer
 from gateway import __version__, notify
-from gateway.config import Address, Config
+from gateway.config import Address, Config, config_file
 from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwards import Dialler
@@ -136,7 +136,7 @@ class Gateway:
         launcher, warnings = await choose_launcher(
             config.isolation,
             listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
-            private_paths=(places.state_dir, places.runtime_dir),
+            private_paths=(places.state_dir, places.runtime_dir, config_file()),
         )
         for warning in warnings:
             log_warning(Event.GATEWAY_WARNED, reason=warning)

@@ -202,9 +202,14 @@ def settings_in_effect(config: Config) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+def config_file(environment: Mapping[str, str] | None = None) -> Path:
+    """The settings file that is read, whether it exists or not."""
+    return Path((os.environ if environment is None else environment).get("HOMEPORT_CONFIG") or SYSTEM_CONFIG_FILE)
+
+
 def _read_file(environment: Mapping[str, str]) -> dict[str, Any]:
     named = environment.get("HOMEPORT_CONFIG")
-    path = Path(named) if named else SYSTEM_CONFIG_FILE
+    path = config_file(environment)
     try:
         text = path.read_bytes().decode()
         return tomllib.loads(text)

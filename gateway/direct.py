@@ -10,7 +10,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 
-from gateway.config import Config, load_config
+from gateway.config import Config, config_file, load_config
 from gateway.ids import new_id
 from gateway.interfaces import Keepers, Launcher, Workspace
 from gateway.launchers.choose import choose_launcher
@@ -155,7 +155,7 @@ class _OnDemand:
             launcher, _ = await choose_launcher(
                 config.isolation,
                 listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
-                private_paths=(self._places.state_dir, self._places.runtime_dir),
+                private_paths=(self._places.state_dir, self._places.runtime_dir, config_file()),
             )
             keepers = WorkspaceKeepers(
                 launcher, runtime_dir=self._places.runtime_dir, gateway_id=new_id(), settings=config.session

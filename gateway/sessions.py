@@ -371,7 +371,7 @@ class Sessions:
             # be given their output; what still runs is a background job now.
             await self._let_go(keeper, kept, row)
             return
-        program = await keeper.adopt(kept.session_id)
+        program = await keeper.adopt(kept.session_id, until_confirmed=True)
         size = WindowSize(row.columns or 0, row.rows or 0)
         terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
         live = self._track(workspace, keeper, program, row.kind, terminal)
@@ -380,6 +380,7 @@ class Sessions:
             if program.backlog_lost_bytes:
                 live.recorder.mark_gap(program.backlog_lost_bytes)
             live.recorder.append(program.backlog)
+            keeper.confirm_backlog(kept.session_id)  # killed before this, the next gateway gets it again
             live.session.bytes_out += len(program.backlog)
         await self._store.mark_paused(kept.session_id)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
