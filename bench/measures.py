@@ -37,8 +37,8 @@ class Sizes:
 
 FULL = Sizes(connects=6, sessions=60, prompts=12, keystrokes=250, text_bytes=16_000_000, stream_bytes=192_000_000,
              sftp_bytes=64 * 2**20, rate_seconds=2.5, terminals=100)  # fmt: skip
-QUICK = Sizes(connects=3, sessions=30, prompts=6, keystrokes=120, text_bytes=8_000_000, stream_bytes=96_000_000,
-              sftp_bytes=32 * 2**20, rate_seconds=1.5, terminals=100)  # fmt: skip
+QUICK = Sizes(connects=2, sessions=30, prompts=6, keystrokes=120, text_bytes=8_000_000, stream_bytes=96_000_000,
+              sftp_bytes=32 * 2**20, rate_seconds=1.2, terminals=100)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,8 @@ MEASURES = (
     ), _rate),
     Measure("memory", (
         Row("memory", "memory per idle terminal, own connection", "KiB", floor=10.0),
-    ), _memory("memory", on_one_connection=False), rounds_max=2, wants_fresh=True),
+    ), _memory("memory", on_one_connection=False), rounds_max=1, wants_fresh=True),
     Measure("memory-shared", (
         Row("memory_shared", "memory per idle terminal, one connection", "KiB"),
-    ), _memory("memory_shared", on_one_connection=True), rounds_max=2, wants_fresh=True),
+    ), _memory("memory_shared", on_one_connection=True), rounds_max=1, wants_fresh=True),
 )  # fmt: skip
