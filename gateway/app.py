@@ -26,6 +26,7 @@ from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwards import Dialler
 from gateway.gatehouse import Gatehouse
+from gateway.handover import Handover
 from gateway.ids import new_id
 from gateway.interfaces import SessionRow, SessionStatus
 from gateway.launchers.choose import choose_launcher
@@ -114,6 +115,9 @@ class Gateway:
         self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher,
                                  recordings=self.recordings, config=config, spawn=self.spawn,
                                  login_notice="; ".join(self.warnings))  # fmt: skip
+        self.handover = Handover(sessions=self.sessions, store=self.store, keepers=self.keepers,
+                                 recordings=self.recordings, drain_seconds=config.session.drain_seconds,
+                                 spawn=self.spawn)  # fmt: skip
         self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
@@ -121,7 +125,7 @@ class Gateway:
         self.upkeep = self._build_upkeep()
         self._resources.push_async_callback(self.upkeep.stop, STOP_SECONDS)
         self.upkeep.start()  # before the adoption, which it counts
-        await self.sessions.adopt_all()
+        await self.handover.adopt_all()
         await remove_half_made(places.workspaces_dir)
         await self._listen(host_keys)
         self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
@@ -193,7 +197,7 @@ class Gateway:
     def ask_to_stop(self, *, end_all: bool = False) -> None:
         self._is_ending_all = self._is_ending_all or end_all
         if self._stop_asked.is_set():
-            self.sessions.stop_waiting()
+            self.handover.hurry()
         self._stop_asked.set()
 
     async def begin_stop(self, end_all: bool) -> StopBegun:
@@ -264,11 +268,11 @@ class Gateway:
         self.ssh.stop_listening()
         if self._is_ending_all:
             await self.programs.end_everything()
-        await self.sessions.drain()
+        await self.handover.drain()
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self.ssh.close_connections("the gateway is stopping")
-                await self.sessions.wait_ended()
+                await self.handover.wait_ended()
         except TimeoutError:
             log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")
 

@@ -1,7 +1,8 @@
-"""Every live session of this gateway: opened for a client, adopted from a keeper, released to the next gateway.
+"""Every live session of this gateway, and the life of each: from request to exit status to row.
 
 This is where a row of `sessions` is written, and where the parts meet that `session.py` keeps apart: policy, keepers,
-recordings and the journal. One coroutine, `serve`, tells the life of a session from request to exit status.
+recordings and the journal. One coroutine, `serve`, tells the story. Taking sessions over from an earlier gateway, and
+giving them back at the stop, is in handover.py.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ from typing import Any, Protocol
 
 from gateway import access
 from gateway.config import Config
-from gateway.environment import program_environment
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
 from gateway.interfaces import (
     EndReason,
-    Inside,
     Keeper,
     Keepers,
-    KeptProgram,
     Launcher,
     Principal,
     Program,
@@ -35,14 +33,14 @@ from gateway.interfaces import (
     SessionActivity,
     SessionKind,
     SessionRequest,
-    SessionRow,
     Terminal,
     WindowSize,
     Workspace,
 )
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
-from gateway.session import Channel, Session, SessionState
+from gateway.program import program_spec
+from gateway.session import Channel, Session
 from gateway.terminal import set_window_size
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
@@ -55,8 +53,6 @@ class SessionStore(Protocol):
     """What this module asks of the database (gateway/store)."""
 
     async def find_workspace(self, login_name: str) -> Workspace | None: ...
-
-    async def workspace(self, workspace_id: str) -> Workspace | None: ...
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
 
@@ -79,8 +75,6 @@ class SessionStore(Protocol):
 
     async def flush_activity(self, activity: list[SessionActivity]) -> None: ...
 
-    async def sessions_left_open(self) -> list[SessionRow]: ...
-
 
 @dataclass(slots=True)
 class Live:
@@ -93,7 +87,6 @@ class Live:
     recorder: Recorder | None
     started: float  # time.monotonic()
     end_reason: EndReason = EndReason.EXIT
-    is_flushed: bool = False
 
     @property
     def is_attached(self) -> bool:
@@ -101,7 +94,7 @@ class Live:
 
 
 class Sessions:
-    """Opens, adopts, ends and releases sessions. `spawn` makes tasks that the app waits for."""
+    """Opens and ends sessions. `spawn` makes tasks that the app waits for."""
 
     def __init__(
         self,
@@ -122,9 +115,8 @@ class Sessions:
         self._spawn = spawn
         self._login_notice = login_notice
         self._live: dict[str, Live] = {}
-        self._is_draining = False
-        self._is_in_hurry = False  # asked to stop a second time: wait for nobody
-        self._one_ended = asyncio.Event()
+        self.is_draining = False
+        self.changed = asyncio.Event()  # set whenever a session is gone from `live`
 
     # ------------------------------------------------------------------------------------------ one session
 
@@ -148,18 +140,18 @@ class Sessions:
         log_event(Event.SESSION_OPENED, session_id=request.session_id, connection_id=request.connection_id,
                   workspace=live.workspace.name, principal=request.principal.name, kind=request.kind,
                   pty=request.terminal is not None, open_ms=_milliseconds_since(started))  # fmt: skip
-        await self._run(live)
+        await self.run(live)
 
     async def _open(self, request: SessionRequest, channel: Channel) -> Live:
         """Decide, have a keeper up, start the program, write the row, join the client."""
-        if self._is_draining:
+        if self.is_draining:
             raise LoginRefused("the gateway is restarting; connect again in a moment")
         workspace = await self.workspace_for(request.principal, request.login_name)
         self._refuse_too_many_terminals(workspace, request)
         inside = self._launcher.inside(workspace)
         spec = program_spec(request, workspace, inside)
         keeper, program = await self._start(workspace, spec)
-        live = self._track(workspace, keeper, program, request.kind, request.terminal)
+        live = self.track(workspace, keeper, program, request.kind, request.terminal)
         try:
             await self._store.open_session(
                 request, workspace_id=workspace.id, shell=inside.shell.rpartition("/")[2], shell_pid=program.pid,
@@ -187,7 +179,7 @@ class Sessions:
                     raise
         raise AssertionError("unreachable")
 
-    async def _run(self, live: Live) -> None:
+    async def run(self, live: Live) -> None:
         """Pump until the program has ended, tell the client, then write it down and let the keeper forget."""
         session = live.session
         try:
@@ -200,7 +192,7 @@ class Sessions:
             live.end_reason = EndReason.FAILED
             end = ProgramExit()
             await self._hang_up(live)
-        if session.program.exited.cancelled() or self._live.get(session.session_id) is not live:
+        if self._live.get(session.session_id) is not live:
             return  # released: its row, its recording and its keeper's copy belong to the next gateway
         if live.keeper.closed.is_set() and end == ProgramExit():
             live.end_reason = EndReason.LOST
@@ -223,12 +215,12 @@ class Sessions:
             log_failure(Event.STORE_FAILED, session_id=session.session_id)
         if live.recorder is not None:
             await live.recorder.close(is_final=True)
-        self._forget(session.session_id)
+        self.forget(session.session_id)
         log_event(Event.SESSION_ENDED, session_id=session.session_id, workspace=live.workspace.name, kind=live.kind,
                   reason=live.end_reason, exit_status=end.exit_code, exit_signal=end.signal, bytes_in=session.bytes_in,
                   bytes_out=session.bytes_out, duration_ms=_milliseconds_since(live.started))  # fmt: skip
 
-    def _track(
+    def track(
         self, workspace: Workspace, keeper: Keeper, program: Program, kind: SessionKind, terminal: Terminal | None
     ) -> Live:
         """Make the session's object and remember it."""
@@ -250,14 +242,15 @@ class Sessions:
         self._live[program.session_id] = live
         return live
 
-    def _forget(self, session_id: str) -> None:
+    def forget(self, session_id: str) -> None:
+        """It is written down, or somebody else's now."""
         self._live.pop(session_id, None)
-        self._one_ended.set()
+        self.changed.set()
 
     async def _abandon(self, live: Live) -> None:
         """The row could not be written: no row, no program."""
         live.session.close()
-        self._forget(live.session.session_id)
+        self.forget(live.session.session_id)
         with contextlib.suppress(GatewayError):
             await live.keeper.hang_up(live.session.session_id)
             await live.keeper.forget(live.session.session_id)
@@ -290,11 +283,11 @@ class Sessions:
     def _pass_signal(self, session_id: str, name: str) -> None:
         live = self._live.get(session_id)
         if live is not None:
-            self._spawn(self._tell_keeper(live.keeper.signal(session_id, name)), f"signal:{session_id}")
+            self._spawn(tell_keeper(live.keeper.signal(session_id, name)), f"signal:{session_id}")
 
     def _client_lost(self, session_id: str) -> None:
         live = self._live.get(session_id)
-        if live is None or self._is_draining:
+        if live is None or self.is_draining:
             return
         log_event(Event.SESSION_DETACHED, session_id=session_id, workspace=live.workspace.name)
         live.end_reason = EndReason.HANGUP
@@ -306,13 +299,7 @@ class Sessions:
             self._spawn(self._mark_paused(session_id), f"pause:{session_id}")
 
     async def _hang_up(self, live: Live) -> None:
-        await self._tell_keeper(live.keeper.hang_up(live.session.session_id))
-
-    async def _tell_keeper(self, call: Coroutine[Any, Any, None]) -> None:
-        try:
-            await call
-        except (KeeperGone, KeeperRefused) as error:
-            log_event(Event.KEEPER_MISBEHAVED, level=logging.DEBUG, reason=str(error))
+        await tell_keeper(live.keeper.hang_up(live.session.session_id))
 
     async def _mark_paused(self, session_id: str) -> None:
         try:
@@ -343,134 +330,13 @@ class Sessions:
         if activity:
             await self._store.flush_activity(activity)
 
-    async def adopt_all(self) -> None:
-        """Take over what an earlier gateway left: running terminals, exits that were not written down, lost rows."""
-        rows = {row.id: row for row in await self._store.sessions_left_open()}
-        for keeper in await self._keepers.find():
-            workspace = await self._store.workspace(keeper.workspace_id)
-            if workspace is None:
-                log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace; ending it")
-                await self._tell_keeper(keeper.terminate())
-                continue
-            try:
-                for kept in await keeper.list():
-                    await self._adopt(keeper, workspace, kept, rows.pop(kept.session_id, None))
-            except (KeeperGone, KeeperRefused) as error:
-                log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
-        for row in rows.values():
-            if row.id not in self._live:
-                await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
-                                              bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
-        await self._recordings.finish_left_over(frozenset(self._live))
 
-    async def _adopt(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, row: SessionRow | None) -> None:
-        if kept.is_owned:
-            return  # another gateway drains; it writes this row
-        if row is None or (not kept.is_terminal and kept.exit is None):
-            # No row: the crash came between start and row. Pipes: they broke with the old gateway, and nobody can
-            # be given their output; what still runs is a background job now.
-            await self._let_go(keeper, kept, row)
-            return
-        program = await keeper.adopt(kept.session_id, until_confirmed=True)
-        size = WindowSize(row.columns or 0, row.rows or 0)
-        terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
-        live = self._track(workspace, keeper, program, row.kind, terminal)
-        live.session.bytes_in, live.session.bytes_out = row.bytes_in, row.bytes_out
-        if live.recorder is not None:
-            if program.backlog_lost_bytes:
-                live.recorder.mark_gap(program.backlog_lost_bytes)
-            live.recorder.append(program.backlog)
-            keeper.confirm_backlog(kept.session_id)  # killed before this, the next gateway gets it again
-            live.session.bytes_out += len(program.backlog)
-        await self._store.mark_paused(kept.session_id)
-        log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
-        self._spawn(self._run(live), f"session:{workspace.name}:{kept.session_id}")
-
-    async def _let_go(self, keeper: Keeper, kept: KeptProgram, row: SessionRow | None) -> None:
-        if row is None:
-            await keeper.hang_up(kept.session_id)
-        else:
-            await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
-                                          bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
-        await keeper.forget(kept.session_id)
-
-    async def drain(self) -> None:
-        """No new sessions; wait for programs without a terminal, then give the terminals back to their keepers.
-
-        Afterwards the connections may be closed: nobody's shell ends of it.
-        """
-        self._is_draining = True
-        await self._wait_for_pipes()
-        for live in list(self._live.values()):
-            if live.session.state is not SessionState.ENDED:  # an ended one is being written down
-                await self._release(live)
-
-    def stop_waiting(self) -> None:
-        self._is_in_hurry = True
-        self._one_ended.set()
-
-    async def wait_ended(self) -> None:
-        """Until every session is written down or released."""
-        while self._live:
-            self._one_ended.clear()
-            await self._one_ended.wait()
-
-    async def _wait_for_pipes(self) -> None:
-        """Transfers and commands get `drain_seconds`, or until somebody is in a hurry."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.session.drain_seconds):
-                while not self._is_in_hurry and any(
-                    live.is_attached and not live.session.is_terminal for live in self._live.values()
-                ):
-                    self._one_ended.clear()
-                    await self._one_ended.wait()
-
-    async def _release(self, live: Live) -> None:
-        session_id = live.session.session_id
-        channel = live.session.channel
-        is_terminal = live.session.is_terminal
-        self._forget(session_id)
-        live.session.stop_reading()
-        try:
-            if live.recorder is not None:
-                if channel is not None:
-                    live.recorder.mark_detach("the gateway stopped")
-                    channel.write_stderr(b"\r\nhomeport: the gateway is stopping; this shell goes on running\r\n")
-                await live.keeper.release(session_id)
-                await live.recorder.close(is_final=False)
-            if is_terminal:
-                await self._store.mark_paused(session_id)
-            else:
-                await self._store.end_session(
-                    session_id, exit=ProgramExit(), reason=EndReason.SHUTDOWN,
-                    bytes_in=live.session.bytes_in, bytes_out=live.session.bytes_out,
-                )  # fmt: skip
-                await live.keeper.forget(session_id)
-        except Exception:
-            log_failure(Event.SESSION_FAILED, session_id=session_id, reason="release")
-
-
-def program_spec(request: SessionRequest, workspace: Workspace, inside: Inside) -> ProgramSpec:
-    """What the keeper shall start for a request: a login shell, a command through the shell, or sftp-server."""
-    shell = inside.shell.encode()
-    executable = shell
-    argv: tuple[bytes, ...]
-    if request.kind is SessionKind.SHELL:
-        # A leading dash makes it a login shell (sshd(8), bash(1) INVOCATION).
-        argv = (b"-" + shell.rpartition(b"/")[2],)
-    elif request.kind is SessionKind.EXEC:
-        argv = (shell.rpartition(b"/")[2], b"-c", request.command or b"")
-    else:
-        argv = tuple(word.encode() for word in inside.sftp_server)
-        executable = argv[0]
-    return ProgramSpec(
-        session_id=request.session_id,
-        argv=argv,
-        executable=executable,
-        environment=program_environment(inside, workspace, request),
-        directory=inside.tree.encode(),
-        terminal=request.terminal,
-    )
+async def tell_keeper(call: Coroutine[Any, Any, None]) -> None:
+    """Ask for something that is pointless once the keeper, or the program, is gone."""
+    try:
+        await call
+    except (KeeperGone, KeeperRefused) as error:
+        log_event(Event.KEEPER_MISBEHAVED, level=logging.DEBUG, reason=str(error))
 
 
 def _milliseconds_since(started: float) -> float:

@@ -1,0 +1,175 @@
+"""From one gateway to the next: what runs is adopted at the start, and given back to its keepers at the stop.
+
+Order matters, so that no byte and no exit is lost: a gateway stops reading before it releases, appends the keeper's
+backlog before it reads on, and lets the keeper forget an exit only when it is in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from gateway.errors import KeeperGone, KeeperRefused
+from gateway.events import Event
+from gateway.interfaces import (
+    EndReason,
+    Keeper,
+    Keepers,
+    KeptProgram,
+    ProgramExit,
+    Recordings,
+    SessionRow,
+    Terminal,
+    WindowSize,
+    Workspace,
+)
+from gateway.log import log_event, log_failure, log_warning
+from gateway.session import SessionState
+from gateway.sessions import Live, Sessions, Spawn, tell_keeper
+
+
+class HandoverStore(Protocol):
+    """What this module asks of the database (gateway/store)."""
+
+    async def workspace(self, workspace_id: str) -> Workspace | None: ...
+
+    async def sessions_left_open(self) -> list[SessionRow]: ...
+
+    async def mark_paused(self, session_id: str) -> None: ...
+
+    async def end_session(
+        self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
+    ) -> bool: ...
+
+
+class Handover:
+    """Fills `sessions` at the start and empties it at the stop."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        store: HandoverStore,
+        keepers: Keepers,
+        recordings: Recordings,
+        drain_seconds: float,
+        spawn: Spawn,
+    ) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._keepers = keepers
+        self._recordings = recordings
+        self._drain_seconds = drain_seconds
+        self._spawn = spawn
+        self._is_in_hurry = False  # asked to stop a second time: wait for nobody
+
+    # ------------------------------------------------------------------------------------------------ adopting
+
+    async def adopt_all(self) -> None:
+        """Take over what an earlier gateway left: running terminals, exits that were not written down, lost rows."""
+        rows = {row.id: row for row in await self._store.sessions_left_open()}
+        for keeper in await self._keepers.find():
+            workspace = await self._store.workspace(keeper.workspace_id)
+            if workspace is None:
+                log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace; ending it")
+                await tell_keeper(keeper.terminate())
+                continue
+            with contextlib.suppress(KeeperGone):  # then its rows are lost, below
+                for kept in await keeper.list():
+                    await self._take(keeper, workspace, kept, rows)
+        for row in rows.values():
+            await self._end_row(row)
+        recorded = frozenset(live.session.session_id for live in self._sessions.live() if live.recorder is not None)
+        await self._recordings.finish_left_over(recorded)
+
+    async def _take(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, rows: dict[str, SessionRow]) -> None:
+        """Adopt one program or let it go; one that cannot be had must not keep the others from us."""
+        row = rows.get(kept.session_id)
+        try:
+            if kept.is_owned:
+                rows.pop(kept.session_id, None)  # another gateway drains; it writes this row
+            elif row is not None and (kept.is_terminal or kept.exit is not None):
+                await self._adopt(keeper, workspace, kept, row)
+                del rows[kept.session_id]
+            else:
+                # No row: the crash came between start and row. Pipes: they broke with the old gateway, and nobody
+                # can be given their output; what still runs is a background job now, and its row ends as lost.
+                if row is None:
+                    await keeper.hang_up(kept.session_id)
+                await keeper.forget(kept.session_id)
+        except KeeperRefused as error:
+            log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
+
+    async def _adopt(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, row: SessionRow) -> None:
+        program = await keeper.adopt(kept.session_id, until_confirmed=True)
+        size = WindowSize(row.columns or 0, row.rows or 0)
+        terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
+        live = self._sessions.track(workspace, keeper, program, row.kind, terminal)
+        live.session.bytes_in, live.session.bytes_out = row.bytes_in, row.bytes_out
+        if live.recorder is not None:
+            if program.backlog_lost_bytes:
+                live.recorder.mark_gap(program.backlog_lost_bytes)
+            live.recorder.append(program.backlog)
+            keeper.confirm_backlog(kept.session_id)  # killed before this, the next gateway gets it again
+            live.session.bytes_out += len(program.backlog)
+        await self._store.mark_paused(kept.session_id)
+        log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
+        self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
+
+    async def _end_row(self, row: SessionRow) -> None:
+        await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
+                                      bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
+
+    # ----------------------------------------------------------------------------------------------- releasing
+
+    async def drain(self) -> None:
+        """No new sessions; wait for programs without a terminal, then give the terminals back to their keepers.
+
+        Afterwards the connections may be closed: nobody's shell ends of it.
+        """
+        self._sessions.is_draining = True
+        await self._wait_for_pipes()
+        for live in self._sessions.live():
+            if live.session.state is not SessionState.ENDED:  # an ended one is being written down
+                await self._release(live)
+
+    def hurry(self) -> None:
+        """Wait for nobody any more."""
+        self._is_in_hurry = True
+        self._sessions.changed.set()
+
+    async def wait_ended(self) -> None:
+        """Until every session is written down or released."""
+        while self._sessions.live():
+            self._sessions.changed.clear()
+            await self._sessions.changed.wait()
+
+    async def _wait_for_pipes(self) -> None:
+        """Transfers and commands get `drain_seconds`, or until somebody is in a hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                while not self._is_in_hurry and any(
+                    live.is_attached and not live.session.is_terminal for live in self._sessions.live()
+                ):
+                    self._sessions.changed.clear()
+                    await self._sessions.changed.wait()
+
+    async def _release(self, live: Live) -> None:
+        session, channel = live.session, live.session.channel
+        self._sessions.forget(session.session_id)
+        session.stop_reading()
+        try:
+            if live.recorder is not None:
+                if channel is not None:
+                    live.recorder.mark_detach("the gateway stopped")
+                    channel.write_stderr(b"\r\nhomeport: the gateway is stopping; this shell goes on running\r\n")
+                await live.keeper.release(session.session_id)
+                await live.recorder.close(is_final=False)
+                await self._store.mark_paused(session.session_id)
+            else:
+                await self._store.end_session(session.session_id, exit=ProgramExit(), reason=EndReason.SHUTDOWN,
+                                              bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
+                await live.keeper.forget(session.session_id)
+        except Exception:
+            log_failure(Event.SESSION_FAILED, session_id=session.session_id, reason="release")

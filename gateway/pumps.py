@@ -1,0 +1,232 @@
+"""Between a descriptor and a session: bytes in, bytes out, one bounded turn per round of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from typing import Protocol
+
+from gateway.interfaces import Program, Recorder
+
+# One turn of a readable terminal. A PTY hands out at most 4 KiB a read; joining a few reads into one packet doubles
+# throughput, joining many costs echo latency elsewhere (measured: 16 KiB is where both are good).
+GATHER_BYTES = 16 * 1024
+# A read this short emptied the terminal: asking again would only cost a system call and an exception.
+SHORT_READ_BYTES = 1024
+PIPE_READ_BYTES = 64 * 1024
+# What the kernel can hold of a terminal's output (64 KiB of flip buffers and a 4 KiB line buffer), doubled. More than
+# this after the program's end comes from a background child that keeps the terminal, and the client is not kept.
+TERMINAL_TAIL_MAX_BYTES = 128 * 1024
+
+
+class PumpedSession(Protocol):
+    """What the pumps know of their session (session.py)."""
+
+    program: Program
+
+    def output(self, data: bytes, *, is_stderr: bool) -> bool:
+        """Pass output on; False: the client is slow, stop reading the program."""
+        ...
+
+    @property
+    def is_output_paused(self) -> bool: ...
+
+    def input_is_full(self) -> None:
+        """Stop the client: the program does not take more now."""
+        ...
+
+    def input_is_free(self) -> None: ...
+
+
+class InputPump:
+    """The client's bytes into a descriptor; what the program does not take yet waits here while the channel is paused.
+
+    The queue is bounded by the channel: it is paused at the first byte that had to wait, and what it delivers after
+    that is at most one more piece (asyncssh hands over its own buffer piece by piece).
+    """
+
+    def __init__(self, fd: int | None, session: PumpedSession) -> None:
+        self._fd = fd
+        self._session = session
+        self._queue: deque[bytes] = deque()
+        self._is_watched = False  # the loop calls _on_writable
+        self._is_ending = False
+        self._is_broken = False  # the program closed its stdin; keep taking input, as sshd does, and drop it
+
+    def write(self, data: bytes) -> None:
+        if self._fd is None or self._is_broken or self._is_ending:
+            return
+        if not self._queue:
+            data = self._write_now(data)
+        if data:
+            self._queue.append(data)
+            if not self._is_watched:
+                self._is_watched = True
+                asyncio.get_running_loop().add_writer(self._fd, self._on_writable)
+            self._session.input_is_full()
+
+    def end(self) -> None:
+        """Close the program's stdin once everything before it is written."""
+        self._is_ending = True
+        if not self._queue:
+            self.close()
+
+    def discard(self) -> None:
+        """Forget what was not written: nobody is there any more."""
+        if self._is_watched and self._fd is not None:
+            self._is_watched = False
+            asyncio.get_running_loop().remove_writer(self._fd)
+        self._queue.clear()
+
+    def close(self) -> None:
+        self.discard()
+        fd, self._fd = self._fd, None
+        # A terminal's descriptor is closed by its output.
+        if fd is not None and fd != self._session.program.terminal_fd:
+            os.close(fd)
+
+    def _write_now(self, data: bytes) -> bytes:
+        """Write what fits; returns the rest."""
+        assert self._fd is not None
+        try:
+            return data[os.write(self._fd, data) :]
+        except (BlockingIOError, InterruptedError):
+            return data
+        except OSError as error:
+            # EPIPE: stdin was closed by the program. EIO: the terminal was hung up. Neither ends the session.
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self._is_broken = True
+            return b""
+
+    def _on_writable(self) -> None:
+        while self._queue:
+            rest = self._write_now(self._queue[0])
+            if self._is_broken:
+                break
+            if rest:
+                self._queue[0] = rest
+                return
+            self._queue.popleft()
+        self.discard()
+        if self._is_ending:
+            self.close()
+        # Last, because it re-enters write(): asyncssh delivers what it buffered within this call.
+        self._session.input_is_free()
+
+
+class OutputPump:
+    """A descriptor's bytes to the client, one bounded turn per event-loop round."""
+
+    def __init__(self, fd: int, session: PumpedSession) -> None:
+        self.ended = asyncio.Event()
+        self._fd: int | None = fd
+        self._session = session
+        self._is_reading = False
+
+    def resume(self) -> None:
+        """Go on reading, unless the client is slow."""
+        if self._fd is not None and not self._is_reading and not self._session.is_output_paused:
+            self._is_reading = True
+            asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
+
+    def pause(self) -> None:
+        if self._fd is not None and self._is_reading:
+            self._is_reading = False
+            asyncio.get_running_loop().remove_reader(self._fd)
+
+    def program_ended(self) -> None:
+        """The program is gone; what it wrote is still in the descriptor."""
+
+    def close(self) -> None:
+        # Leave the loop first: a number closed while watched is soon somebody else's descriptor.
+        self.pause()
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+        self.ended.set()
+
+    def _on_readable(self) -> None:
+        raise NotImplementedError
+
+
+class PipePump(OutputPump):
+    def __init__(self, fd: int, session: PumpedSession, *, is_stderr: bool) -> None:
+        super().__init__(fd, session)
+        self._is_stderr = is_stderr
+
+    def _on_readable(self) -> None:
+        assert self._fd is not None
+        try:
+            data = os.read(self._fd, PIPE_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            self.close()
+        elif not self._session.output(data, is_stderr=self._is_stderr):
+            self.pause()
+
+
+class TerminalPump(OutputPump):
+    """Reads straight into the recorder's mapped memory (recording/), so that a crash loses no byte."""
+
+    def __init__(self, fd: int, session: PumpedSession, recorder: Recorder) -> None:
+        super().__init__(fd, session)
+        self._recorder = recorder
+        self._tail_bytes: int | None = None  # counts down after the program's end
+
+    def program_ended(self) -> None:
+        # A read that would block has first flushed what the kernel still held (n_tty_read in Linux), so reading
+        # until then is the whole output: no delay, and nothing lost.
+        self._tail_bytes = TERMINAL_TAIL_MAX_BYTES
+        if self._fd is not None and not self._session.is_output_paused:
+            self.resume()
+            self._on_readable()
+
+    def _on_readable(self) -> None:
+        if self._fd is None:
+            return
+        data, is_empty, is_closed = self._gather(self._fd)
+        is_free = self._session.output(data, is_stderr=False) if data else True
+        if self._tail_bytes is not None:
+            self._tail_bytes -= len(data)
+            is_closed = is_closed or is_empty or self._tail_bytes <= 0
+        if is_closed:
+            self._finish()
+        elif not is_free:
+            self.pause()
+        elif self._tail_bytes is not None:
+            asyncio.get_running_loop().call_soon(self._on_readable)
+
+    def _gather(self, fd: int) -> tuple[bytes, bool, bool]:
+        """One turn's output, whether the terminal is now empty, and whether it is closed for good."""
+        pieces: list[bytes] = []
+        total = 0
+        while total < GATHER_BYTES:
+            try:
+                view = self._recorder.read_from(fd, GATHER_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return b"".join(pieces), True, False
+            except OSError as error:
+                # EIO: every program that had this terminal is gone (pty(7)).
+                if error.errno != errno.EIO:
+                    raise
+                return b"".join(pieces), True, True
+            if not view:
+                return b"".join(pieces), True, True
+            pieces.append(bytes(view))
+            total += len(view)
+            if len(view) < SHORT_READ_BYTES and self._tail_bytes is None:
+                break
+        return b"".join(pieces), False, False
+
+    def _finish(self) -> None:
+        """No more output. The descriptor stays open until the session closes it: closing it hangs up the terminal."""
+        self.pause()
+        self.ended.set()
+
+    def resume(self) -> None:
+        if not self.ended.is_set():
+            super().resume()
