@@ -130,6 +130,10 @@ class Handover:
         """
         self._sessions.is_draining = True
         await self._wait_for_pipes()
+        try:
+            await self._sessions.flush_activity()
+        except Exception:
+            log_failure(Event.STORE_FAILED, reason="activity")
         for live in self._sessions.live():
             if live.session.state is not SessionState.ENDED:  # an ended one is being written down
                 await self._release(live)
