@@ -116,9 +116,7 @@ class KeeperLink:
 
     async def release(self, session_id: str) -> None:
         await self._ask("release", session=session_id)
-        program = self._programs.pop(session_id, None)
-        if program is not None and not program.exited.done():
-            program.exited.set_result(ProgramExit())  # its end is the next owner's to hear; who waits here may go
+        self._stop_waiting(session_id)  # its end is the next owner's to hear
 
     async def signal(self, session_id: str, name: str) -> None:
         await self._ask("signal", unless="ended", session=session_id, name=name)
@@ -128,6 +126,7 @@ class KeeperLink:
 
     async def forget(self, session_id: str) -> None:
         await self._ask("forget", unless="unknown_session", session=session_id)
+        self._stop_waiting(session_id)  # the keeper will not tell the end of what it forgot
 
     async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:
         return await self._conversation.call(
@@ -200,6 +199,12 @@ class KeeperLink:
         if not program.exited.done():
             self._programs[session_id] = program
         return program
+
+    def _stop_waiting(self, session_id: str) -> None:
+        """No exit will come for this program: who waits for one may go."""
+        program = self._programs.pop(session_id, None)
+        if program is not None and not program.exited.done():
+            program.exited.set_result(ProgramExit())
 
     def _let_go(self, session_id: str, program: Program | None, *verbs: str) -> None:
         """Started or adopted for nobody."""
