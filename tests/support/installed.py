@@ -188,9 +188,9 @@ class InstalledGateway:
         return status
 
     def close(self) -> None:
-        """End everything, and remove it."""
-        if self.process is not None and self.process.poll() is None:
-            self.homeport("stop", "--all", check=False)
+        """End everything: the gateway, if it still runs, and the keepers with what runs in them."""
+        self.homeport("stop", "--all", check=False)
+        if self.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
         if self.process is not None and self.process.poll() is None:

@@ -40,17 +40,20 @@ def bubblewrap_problem() -> str:
 @pytest.fixture(scope="module", params=["none", "bubblewrap"])
 def gateway(request: pytest.FixtureRequest, bubblewrap_problem: str) -> Iterator[InstalledGateway]:
     """A running gateway with a key and the workspace `demo`. At the end nothing may be left of it."""
-    if request.param == "bubblewrap" and bubblewrap_problem:
-        pytest.skip(f"bubblewrap does not work here: {bubblewrap_problem}")
+    skip_without_walls(request.param, bubblewrap_problem)
     yield from running(InstalledGateway(request.param, session_pipe_linger_seconds=PIPE_LINGER_SECONDS))
 
 
 @pytest.fixture(scope="module")
 def walled(bubblewrap_problem: str) -> Iterator[InstalledGateway]:
     """A gateway whose workspaces have walls."""
-    if bubblewrap_problem:
-        pytest.skip(f"bubblewrap does not work here: {bubblewrap_problem}")
+    skip_without_walls("bubblewrap", bubblewrap_problem)
     yield from running(InstalledGateway("bubblewrap"))
+
+
+def skip_without_walls(isolation: str, problem: str) -> None:
+    if isolation == "bubblewrap" and problem:
+        pytest.skip(f"bubblewrap does not work here: {problem}")
 
 
 def running(gateway: InstalledGateway) -> Iterator[InstalledGateway]:
