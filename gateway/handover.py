@@ -164,6 +164,8 @@ class Handover:
         self._sessions.forget(session.session_id)
         session.stop_reading()
         try:
+            if live.row is not None:
+                await live.row
             if live.recorder is not None:
                 if channel is not None:
                     live.recorder.mark_detach("the gateway stopped")

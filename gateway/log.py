@@ -34,7 +34,10 @@ def log_event(event: Event, /, *, level: int = logging.INFO, **keys: object) -> 
     for subscriber in _subscribers:
         subscriber(event, keys)
     if _logger.isEnabledFor(level):
-        _logger.log(level, event.value, extra={"keys": keys})
+        # Handled directly: Logger.log would first walk the stack for a file and line that nobody prints.
+        record = logging.LogRecord(_logger.name, level, "", 0, event.value, None, None)
+        record.keys = keys
+        _logger.handle(record)
 
 
 def log_warning(event: Event, /, **keys: object) -> None:

@@ -21,6 +21,7 @@ from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused
 from gateway.events import Event
 from gateway.interfaces import (
     EndReason,
+    Inside,
     Keeper,
     Keepers,
     Launcher,
@@ -87,6 +88,7 @@ class Live:
     recorder: Recorder | None
     started: float  # time.monotonic()
     end_reason: EndReason = EndReason.EXIT
+    row: asyncio.Task[None] | None = None  # writing it; never fails
 
     @property
     def is_attached(self) -> bool:
@@ -152,21 +154,31 @@ class Sessions:
         spec = program_spec(request, workspace, inside)
         keeper, program = await self._start(workspace, spec)
         live = self.track(workspace, keeper, program, request.kind, request.terminal)
-        try:
-            await self._store.open_session(
-                request, workspace_id=workspace.id, shell=inside.shell.rpartition("/")[2], shell_pid=program.pid,
-                recording=request.session_id if live.recorder is not None and workspace.is_recorded else None,
-                working_directory=inside.tree,
-            )  # fmt: skip
-        except BaseException:
-            await self._abandon(live)
-            raise
+        # Written beside the first output, not before it. The store keeps the order: this row, then what changes it.
+        live.row = self._spawn(self._write_row(live, request, inside), f"row:{request.session_id}")
         if live.recorder is not None and request.terminal is not None:
             live.recorder.mark_attach(request.principal.name, request.terminal.size)
             if self._login_notice and request.kind is SessionKind.SHELL:
                 channel.write_stderr(f"homeport: {self._login_notice}\r\n".encode())
         live.session.attach(channel)
         return live
+
+    async def _write_row(self, live: Live, request: SessionRequest, inside: Inside) -> None:
+        """No row, no program: what cannot be recorded is ended, with words."""
+        is_recorded = live.recorder is not None and live.workspace.is_recorded
+        try:
+            await self._store.open_session(
+                request, workspace_id=live.workspace.id, shell=inside.shell.rpartition("/")[2],
+                shell_pid=live.session.program.pid, recording=request.session_id if is_recorded else None,
+                working_directory=inside.tree,
+            )  # fmt: skip
+        except Exception as error:
+            log_failure(Event.SESSION_FAILED, session_id=request.session_id, reason="no row")
+            reason = error.user_message if isinstance(error, GatewayError) else "internal error"
+            if live.session.channel is not None:
+                live.session.channel.write_stderr(f"homeport: this session cannot be recorded: {reason}\r\n".encode())
+            live.end_reason = EndReason.FAILED
+            await tell_keeper(live.keeper.hang_up(request.session_id))
 
     async def _start(self, workspace: Workspace, spec: ProgramSpec) -> tuple[Keeper, Program]:
         """Start the program; a keeper that ended just before (idle, killed) is replaced once."""
@@ -207,6 +219,8 @@ class Sessions:
         """The row first, then the keeper's copy: a crash in between leaves the exit where the next gateway finds it."""
         session = live.session
         try:
+            if live.row is not None:
+                await live.row
             await self._store.end_session(session.session_id, exit=end, reason=live.end_reason,
                                           bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
             with contextlib.suppress(KeeperGone, KeeperRefused):  # gone: nothing left to forget
@@ -246,16 +260,6 @@ class Sessions:
         """It is written down, or somebody else's now."""
         self._live.pop(session_id, None)
         self.changed.set()
-
-    async def _abandon(self, live: Live) -> None:
-        """The row could not be written: no row, no program."""
-        live.session.close()
-        self.forget(live.session.session_id)
-        with contextlib.suppress(GatewayError):
-            await live.keeper.hang_up(live.session.session_id)
-            await live.keeper.forget(live.session.session_id)
-        if live.recorder is not None:
-            await live.recorder.close(is_final=True)
 
     def _refuse_too_many_terminals(self, workspace: Workspace, request: SessionRequest) -> None:
         # Terminals are a pool of the whole host; one workspace must not empty it for the others.
@@ -322,13 +326,15 @@ class Sessions:
         return True
 
     async def flush_activity(self) -> None:
-        """Write what live sessions did since the last time, in one batch (T26: never per keystroke)."""
+        """Write what live sessions did since the last time, in one batch (T26: never per keystroke).
+
+        Also without any live session: the store has its own things to flush with it.
+        """
         activity = [
             SessionActivity(session_id, live.session.last_activity_at, live.session.bytes_in, live.session.bytes_out)
             for session_id, live in self._live.items()
         ]
-        if activity:
-            await self._store.flush_activity(activity)
+        await self._store.flush_activity(activity)
 
 
 async def tell_keeper(call: Coroutine[Any, Any, None]) -> None:

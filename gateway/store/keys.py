@@ -28,11 +28,14 @@ class KeyQueries:
         """The key with this fingerprint (`SHA256:…`), unless it has expired."""
         if len(fingerprint) > NAME_CHARACTERS_MAX:
             return None
+        key = await self._keys.get(fingerprint, lambda: self._read_key(fingerprint))
+        is_expired = key is not None and key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+        return None if is_expired else key
+
+    async def _read_key(self, fingerprint: str) -> AccessKey | None:
         async with self._database.asked("find_key"):
             row = await models.AccessKey.get_or_none(fingerprint=fingerprint)
-        if row is None or (row.expires_at is not None and row.expires_at <= datetime.now(UTC)):
-            return None
-        return _access_key(row)
+        return None if row is None else _access_key(row)
 
     async def list_keys(self) -> list[AccessKey]:
         """All of them, expired ones too, by name."""

@@ -33,6 +33,7 @@ ID_CHARACTERS = 36
 
 class SessionQueries:
     _database: Database
+    _ended: dict[str, datetime]  # since the last flush: session → when
 
     async def open_session(
         self,
@@ -89,7 +90,10 @@ class SessionQueries:
         bytes_out: int,
         ended_at: datetime | None = None,
     ) -> bool:
-        """Write the end down, once: False, and nothing changed, if it has ended already. `ended_at` None: now."""
+        """Write the end down, once: False, and nothing changed, if it has ended already. `ended_at` None: now.
+
+        The workspace's `updated_at` follows with the next flush, so that an end costs one statement.
+        """
         ended_at = ended_at or datetime.now(UTC)
 
         async def write() -> bool:
@@ -104,9 +108,8 @@ class SessionQueries:
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
             )
-            if changed:  # so that a workspace's updated_at tells how long it has been idle; no transaction for that
-                its_workspace = models.Session.filter(id=session_id).values("workspace_id")
-                await models.Workspace.filter(id__in=Subquery(its_workspace)).update(updated_at=ended_at)
+            if changed:
+                self._ended[session_id] = ended_at
             return bool(changed)
 
         return await self._database.write("end_session", write)
@@ -147,6 +150,15 @@ class SessionQueries:
     async def _update_live(self, session_id: str, **values: object) -> None:
         values["last_activity_at"] = datetime.now(UTC)
         await self._database.write("update_session", lambda: _live(session_id).update(**values))
+
+    async def _flush_ended(self) -> None:
+        """Let `updated_at` of workspaces tell how long they have been idle."""
+        ended, self._ended = self._ended, {}
+        if not ended:
+            return
+        theirs = models.Session.filter(id__in=list(ended)).values("workspace_id")
+        touched = models.Workspace.filter(id__in=Subquery(theirs))
+        await self._database.write("flush_ended", lambda: touched.update(updated_at=max(ended.values())))
 
     async def _write_activity(self, activity: Sequence[SessionActivity]) -> None:
         """All of a flush in one transaction, a thousand sessions in a few milliseconds."""

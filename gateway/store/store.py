@@ -47,6 +47,7 @@ class Store(
         self._workspaces_max = workspaces_max
         self._keys: ReadCache[str, AccessKey] = ReadCache(CACHE_ENTRIES_MAX)
         self._workspaces: ReadCache[str, Workspace] = ReadCache(CACHE_ENTRIES_MAX)
+        self._ended: dict[str, datetime] = {}
         self._keys_used: dict[str, datetime] = {}
         self._refusals = RefusalLimit()
 
@@ -63,6 +64,7 @@ class Store(
     async def close(self) -> None:
         """Write what is still in memory, finish all writes, disconnect. Twice is harmless."""
         try:
+            await self._flush_ended()
             await self._flush_keys_used()
             await self._flush_refusals(is_final=True)
         except StoreUnavailable:
@@ -73,5 +75,6 @@ class Store(
     async def flush_activity(self, activity: Sequence[SessionActivity]) -> None:
         """Write what live sessions did since the last time, and with it which keys were used and refused how often."""
         await self._write_activity(activity)
+        await self._flush_ended()
         await self._flush_keys_used()
         await self._flush_refusals()

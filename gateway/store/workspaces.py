@@ -34,8 +34,12 @@ class WorkspaceQueries:
         """The workspace with this name in any case, archived or not; the caller looks at `is_active`."""
         if len(login_name) > NAME_CHARACTERS_MAX:
             return None
+        slug = login_name.lower()
+        return await self._workspaces.get(slug, lambda: self._read_workspace(slug))
+
+    async def _read_workspace(self, slug: str) -> Workspace | None:
         async with self._database.asked("find_workspace"):
-            row = await models.Workspace.get_or_none(slug=login_name.lower())
+            row = await models.Workspace.get_or_none(slug=slug)
         return None if row is None else self._workspace(row)
 
     async def find_workspace_by_repo(self, github_repo: str) -> Workspace | None:

@@ -121,6 +121,7 @@ async def test_the_end_of_a_session_is_the_last_use_of_its_workspace(store: Stor
     await store.end_session(
         session_id, exit=ProgramExit(0), reason=EndReason.EXIT, bytes_in=0, bytes_out=0, ended_at=ended_at
     )
+    await store.flush_activity([])
     (found,) = await store._database.query("SELECT updated_at FROM workspaces")
     assert datetime.fromisoformat(found["updated_at"]) == ended_at
 
