@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
-from asyncssh.constants import EXTENDED_DATA_STDERR
+from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_CLOSE
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from gateway.config import SshSettings
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
 
 TERM_MAX_CHARACTERS = 64
+# A closed channel may still hold input that the program has not read. As long as it reads on, it gets it (sshd does the
+# same); one that does not read for this long, or has a terminal, learns that its client is gone.
+UNREAD_SECONDS = 5.0
 
 
 class SessionWire(asyncssh.SSHServerChannel[bytes]):
@@ -41,11 +44,29 @@ class SessionWire(asyncssh.SSHServerChannel[bytes]):
         self.raw_command: bytes | None = None
         self.set_write_buffer_limits(high=settings.output_buffer_max_bytes)
 
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        """asyncssh closes a channel only once its input was read, which a stopped program never does."""
+        result = super().process_packet(pkttype, pktid, packet)
+        if pkttype == MSG_CHANNEL_CLOSE and self._recv_state == "close_pending":
+            if self._term_type is not None:
+                self._discard_recv()
+            else:
+                self._loop.call_later(UNREAD_SECONDS, self._close_unread, len(self._recv_buf))
+        return result
+
+    def _close_unread(self, count_before: int) -> None:
+        if self._recv_state != "close_pending":
+            return
+        if len(self._recv_buf) < count_before:
+            self._loop.call_later(UNREAD_SECONDS, self._close_unread, len(self._recv_buf))
+        else:
+            self._discard_recv()
+
     def _process_env_request(self, packet: SSHPacket) -> bool:
         """Keep an allowed variable, drop any other quietly: a refusal makes some clients complain to their user."""
         name, value = packet.get_string(), packet.get_string()
         packet.check_end()
-        text = name.decode("ascii", errors="replace")
+        text = name.decode("ascii") if name.isascii() else ""  # LC_* would let any other bytes through
         has_room = len(value) <= VALUE_MAX_BYTES and (name in self._env or len(self._env) < VARIABLE_COUNT_MAX)
         if has_room and is_allowed_variable(text, self._settings.environment_allowed):
             self._env[name] = value

@@ -7,7 +7,10 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
   do not have;
 - `send_packet` put an empty IGNORE packet before each encrypted one, a defence of CBC ciphers, which we do not offer;
 - `_send` made one system call per packet;
-- `pause_writing` did nothing, so a client with a huge window that stops reading could fill our memory;
+- acknowledgements were delayed, which cost every stock client 80 ms of a login;
+- `pause_writing` did nothing, so a client with a huge window that stops reading could fill our memory, and so could
+  one that begins a key exchange and never ends it, or asks and never reads the answers;
+- everything received was worked through in one go, so a stranger's stream of tiny packets kept all others waiting;
 - `validate_public_key` did not tell an offer from a proof, and attempts were not counted;
 - commands that are not UTF-8 were refused, and every environment variable was kept (channel.py).
 """
@@ -15,12 +18,18 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
 from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
-from asyncssh.constants import DISC_NO_MORE_AUTH_METHODS_AVAILABLE, MSG_IGNORE
+from asyncssh.constants import (
+    DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    DISC_PROTOCOL_ERROR,
+    MSG_IGNORE,
+    OPEN_RESOURCE_SHORTAGE,
+)
 
 from gateway.ids import new_id
 from gateway.ssh.auth import Login
@@ -33,6 +42,20 @@ if TYPE_CHECKING:
 
 # Unsent bytes of one connection in our process before its sessions stop reading their programs.
 TRANSPORT_BUFFER_MAX_BYTES = 512 * 1024
+# Beyond that it can only be answers the client does not read: we stop listening to it. Well above the line before,
+# since a client that writes without reading for a while (libssh2 in blocking mode) would hang if we stopped early.
+ANSWERS_MAX_BYTES = 4 * 1024 * 1024
+# Packets put off until a key exchange ends; sessions stop at TRANSPORT_BUFFER_MAX_BYTES, so these are answers, too.
+PUT_OFF_MAX_BYTES = 32 * 1024 * 1024
+_PACKET_COST_BYTES = 256  # of the Python objects around a packet that waits
+# Received and not worked through, while an answer waits for the database.
+RECEIVED_MAX_BYTES = 1024 * 1024
+# Packets of one connection in one turn of the event loop: some 3 ms. 256 KiB of the smallest took half a second.
+PACKETS_PER_TURN_MAX = 64
+# Before the login, besides attempts (up to four each with a banner and a `none`): key exchange takes about six.
+STRANGER_PACKETS_MAX = 200
+# The smallest maximum packet size in use is a few KiB; at 1 byte, 64 KiB of output took a second to cut up.
+CHANNEL_PACKET_MIN_BYTES = 256
 
 
 class Connection(SSHServerConnection):
@@ -48,9 +71,15 @@ class Connection(SSHServerConnection):
         self.session_count = 0
         self.forward_count = 0
         self.is_counted = False
-        self.is_transport_full = False
-        self._outgoing: list[bytes] = []  # packets of this turn of the event loop
         self.server = server
+        self.dials: set[asyncio.Task[Any]] = set()  # forwards being opened
+        self._is_socket_full = False
+        self._is_unheard = False  # far too many answers wait for the client to read
+        self._is_reading_paused = False
+        self._put_off_bytes = 0
+        self._packets_left = 0  # of this turn
+        self._stranger_packet_count = 0
+        self._outgoing: list[bytes] = []  # packets of this turn of the event loop
 
     # ------------------------------------------------------------------------------------------- transport
 
@@ -60,11 +89,19 @@ class Connection(SSHServerConnection):
         self.client_address, self.server_address = (peer[0], peer[1]), (local[0], local[1])
         if not self.server.admit(self):
             assert isinstance(transport, asyncio.Transport)
+            self._cancel_login_timer()  # it would hold each refused connection in memory for a minute
             transport.abort()
             return
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=TRANSPORT_BUFFER_MAX_BYTES)
         super().connection_made(transport)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        super().data_received(data, datatype)
+        # ssh(1) writes twice in a row before it sets TCP_NODELAY, so its second packet waits for our acknowledgement,
+        # and a delayed one costs it 40 ms, twice in a login (tcp(7), TCP_QUICKACK is not permanent).
+        if not self._auth_complete and self._transport is not None and not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _send(self, data: bytes) -> None:
         """Collect the packets of one turn of the event loop into one write: a login's answers, or the last output
@@ -78,26 +115,90 @@ class Connection(SSHServerConnection):
     def _flush(self, transport: asyncio.Transport) -> None:
         # The transport is an argument because a disconnect forgets it right after its last packet.
         outgoing, self._outgoing = self._outgoing, []
-        transport.writelines(outgoing)
+        # Not writelines: on a connection just lost, Python 3.12's watches the closed descriptor's number for ever.
+        transport.write(b"".join(outgoing))
+
+    @property
+    def is_transport_full(self) -> bool:
+        """Whether sessions and forwards shall not write now."""
+        return self._is_socket_full or self._put_off_bytes > TRANSPORT_BUFFER_MAX_BYTES
 
     def pause_writing(self) -> None:
-        self.is_transport_full = True
+        self._is_socket_full = True
 
     def resume_writing(self) -> None:
-        self.is_transport_full = False
+        self._is_socket_full = self._is_unheard = False
+        self._pause_or_resume_reading()
+        self._resume_channels()
+
+    def _resume_channels(self) -> None:
         for channel in list(self._channels.values()):
             session = channel._session
             if session is not None and not channel._send_paused:
                 session.resume_writing()
 
     def _cleanup(self, exc: Exception | None) -> None:
+        for dial in self.dials:
+            dial.cancel()
         super()._cleanup(exc)
         self.server.connection_ended(self)
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         if pkttype == MSG_IGNORE and self._auth_complete:
             return
+        count = len(self._deferred_packets)
         super().send_packet(pkttype, *args, handler=handler)
+        if len(self._deferred_packets) > count:
+            self._put_off_bytes += _PACKET_COST_BYTES + sum(map(len, args))
+
+    def _send_deferred_packets(self) -> None:
+        self._put_off_bytes = 0  # what is put off again is counted again
+        super()._send_deferred_packets()
+        self._resume_channels()
+
+    # ------------------------------------------------------------------------------------------- receiving
+
+    def _recv_data(self) -> None:
+        """Work through what has come, at most one turn's worth; the other connections are waiting."""
+        self._packets_left = PACKETS_PER_TURN_MAX
+        super()._recv_data()
+        if self._put_off_bytes > PUT_OFF_MAX_BYTES:
+            self._force_close(asyncssh.ProtocolError("Key exchange does not end"))
+        if self._packets_left == 0 and self._inpbuf:
+            self._loop.call_soon(self._recv_data)
+        self._pause_or_resume_reading()
+
+    def _recv_pkthdr(self) -> bool:
+        if self._packets_left == 0 or not super()._recv_pkthdr():
+            return False
+        self._packets_left -= 1
+        if not self._auth_complete:
+            self._refuse_chatty_stranger()
+        return True
+
+    def _refuse_chatty_stranger(self) -> None:
+        self._stranger_packet_count += 1
+        if self._stranger_packet_count > STRANGER_PACKETS_MAX + 4 * self.server.settings.auth_attempts_max:
+            raise asyncssh.DisconnectError(DISC_PROTOCOL_ERROR, "Too many packets before the login")
+
+    def _send_kexinit(self) -> None:
+        # A second exchange before the login is no client's habit, and the dearest thing a stranger can ask for.
+        if self._session_id and not self._auth_complete:
+            raise asyncssh.DisconnectError(DISC_PROTOCOL_ERROR, "Key exchange before the login")
+        super()._send_kexinit()
+
+    def _pause_or_resume_reading(self) -> None:
+        """Hear no more from a client while there is too much of its own to work through, or to answer."""
+        transport = self._transport
+        if transport is None:
+            return
+        assert isinstance(transport, asyncio.Transport)
+        self._is_unheard = self._is_unheard or transport.get_write_buffer_size() > ANSWERS_MAX_BYTES
+        is_behind = self._packets_left == 0 and bool(self._inpbuf)
+        is_paused = self._is_unheard or is_behind or len(self._inpbuf) > RECEIVED_MAX_BYTES
+        if is_paused != self._is_reading_paused:
+            self._is_reading_paused = is_paused
+            (transport.pause_reading if is_paused else transport.resume_reading)()
 
     # -------------------------------------------------------------------------------------- authentication
 
@@ -144,6 +245,14 @@ class Connection(SSHServerConnection):
     def serve_session(self, request: SessionRequest, channel: SessionChannel) -> None:
         self.server.serve_session(request, channel)
 
+    def _process_session_open(self, packet: asyncssh.packet.SSHPacket) -> Any:
+        _refuse_tiny_packets(packet)
+        return super()._process_session_open(packet)
+
+    def _process_direct_tcpip_open(self, packet: asyncssh.packet.SSHPacket) -> Any:
+        _refuse_tiny_packets(packet)
+        return super()._process_direct_tcpip_open(packet)
+
     def create_server_channel(
         self, encoding: str | None = "", errors: str = "", window: int = 0, max_pktsize: int = 0
     ) -> asyncssh.SSHServerChannel[Any]:
@@ -151,3 +260,9 @@ class Connection(SSHServerConnection):
         return SessionWire(
             self, self._loop, self.server.settings, window or self._window, max_pktsize or self._max_pktsize
         )
+
+
+def _refuse_tiny_packets(packet: asyncssh.packet.SSHPacket) -> None:
+    """The maximum packet size is the last field that was read of a channel's open request (RFC 4254 §5.1)."""
+    if int.from_bytes(packet.get_consumed_payload()[-4:]) < CHANNEL_PACKET_MIN_BYTES:
+        raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "the maximum packet size is too small")

@@ -226,12 +226,19 @@ class SshServer:
 
     async def open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
         """Dial inside the workspace and join the socket to the new channel (RFC 4254 §5.1 for the refusals)."""
+        if connection.is_closed():
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "SSH connection closed")
         connection.forward_count += 1  # from here on: a dial under way counts, or a thousand could be
+        dial = asyncio.current_task()
+        assert dial is not None
+        connection.dials.add(dial)  # ends with the connection: nobody waits for it any more
         try:
             return await self._open_forward(connection, host, port)
         except BaseException:
             connection.forward_count -= 1
             raise
+        finally:
+            connection.dials.discard(dial)
 
     async def _open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
         principal = connection.login.principal
