@@ -57,8 +57,8 @@ def test_20_sessions_share_one_connection(gateway: InstalledGateway) -> None:
         for number, client in enumerate(clients):
             assert client.stdout is not None
             assert client.stdout.readline() == b"%d\n" % number
-        open_rows = gateway.rows("SELECT socket_id FROM sessions WHERE status = 'active'")
-        assert (len(open_rows), len({row["socket_id"] for row in open_rows})) == (20, 1)
+        question = "SELECT count(*) n, count(DISTINCT socket_id) connections FROM sessions WHERE status = 'active'"
+        until(lambda: gateway.rows(question) == [{"n": 20, "connections": 1}], "20 sessions of one connection")
         assert [client.communicate(b"bye", timeout=20)[0] for client in clients] == [b"bye"] * 20
 
 
