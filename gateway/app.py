@@ -69,6 +69,7 @@ class Gateway:
         self.warnings: tuple[str, ...] = ()
         self.host_key_lines: list[str] = []
         self._tasks = tasks
+        self._spawned: set[asyncio.Task[None]] = set()
         self._long_lived: list[asyncio.Task[None]] = []
         self._stop_asked = asyncio.Event()
         self._is_ending_all = False
@@ -220,7 +221,11 @@ class Gateway:
                         stop=self.begin_stop, disconnect=self.ssh.disconnect_key)  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._tasks.create_task(coroutine, name=name)
+        """A task that the gateway waits for when it stops."""
+        task = self._tasks.create_task(_contained(coroutine, name), name=name)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+        return task
 
     async def _probe_keeper(self) -> None:
         """For readiness: could a keeper be started now? Raises LauncherUnavailable."""
@@ -260,6 +265,9 @@ class Gateway:
                 async with asyncio.timeout(2 * STOP_SECONDS):
                     await self._resources.aclose()
             finally:
+                # What still waits now (for a keeper that does not answer) would wait for ever, and we for it.
+                for task in self._spawned:
+                    task.cancel()
                 self.state = GatewayState.STOPPED
                 if was_serving:
                     log_event(Event.GATEWAY_STOPPED)
@@ -275,6 +283,14 @@ class Gateway:
                 await self.handover.wait_ended()
         except TimeoutError:
             log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")
+
+
+async def _contained(coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    """A task group ends all its tasks when one fails; here that would be every session of everybody."""
+    try:
+        await coroutine
+    except Exception:
+        log_failure(Event.TASK_FAILED, task=name)
 
 
 async def serve(config: Config, places: Places) -> int:

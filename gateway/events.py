@@ -15,6 +15,7 @@ class Event(StrEnum):
     GATEWAY_DRAINING = "gateway.draining"
     GATEWAY_STOPPED = "gateway.stopped"
     GATEWAY_WARNED = "gateway.warned"
+    TASK_FAILED = "task.failed"
 
     CONNECTION_OPENED = "connection.opened"
     CONNECTION_REFUSED = "connection.refused"

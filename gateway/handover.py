@@ -134,9 +134,10 @@ class Handover:
             await self._sessions.flush_activity()
         except Exception:
             log_failure(Event.STORE_FAILED, reason="activity")
-        for live in self._sessions.live():
-            if live.session.state is not SessionState.ENDED:  # an ended one is being written down
-                await self._release(live)
+        # All at once: keepers that do not answer cost their deadline once, not once a session.
+        async with asyncio.TaskGroup() as group:
+            for live in self._sessions.live():
+                group.create_task(self._release(live), name=f"release:{live.session.session_id}")
 
     def hurry(self) -> None:
         """Wait for nobody any more."""
@@ -161,6 +162,8 @@ class Handover:
 
     async def _release(self, live: Live) -> None:
         session, channel = live.session, live.session.channel
+        if session.state is SessionState.ENDED:
+            return  # it is being written down
         self._sessions.forget(session.session_id)
         session.stop_reading()
         try:

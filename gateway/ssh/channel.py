@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
 
 TERM_MAX_CHARACTERS = 64
+# RFC 4254 §6.10, without the private ones (name@domain) that no program of ours knows.
+SIGNALS = frozenset(
+    ("ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2")
+)
 # A closed channel may still hold input that the program has not read. As long as it reads on, it gets it (sshd does the
 # same); one that does not read for this long, or has a terminal, learns that its client is gone.
 UNREAD_SECONDS = 5.0
@@ -163,7 +167,7 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             self._early_size = size
 
     def signal_received(self, signal: str) -> None:
-        if self._sink is not None:
+        if self._sink is not None and signal in SIGNALS:
             self._sink.signal_requested(signal)
 
     def break_received(self, msec: int) -> bool:

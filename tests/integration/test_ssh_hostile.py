@@ -35,6 +35,7 @@ class Listener:
     def __init__(self, *, takes_input: bool = True) -> None:
         self.takes_input = takes_input
         self.channel: Channel | None = None
+        self.signals: list[str] = []
         self.lost = asyncio.Event()
         self.resumed = asyncio.Event()
 
@@ -50,7 +51,8 @@ class Listener:
 
     def window_changed(self, size: WindowSize) -> None: ...
 
-    def signal_requested(self, name: str) -> None: ...
+    def signal_requested(self, name: str) -> None:
+        self.signals.append(name)
 
     def resume_writing(self) -> None:
         self.resumed.set()
@@ -169,6 +171,18 @@ async def test_a_variable_whose_name_is_no_text_is_dropped(house: House) -> None
         result = await client.run("true", env={b"LC_\xff": b"1", b"LC_ALL": b"C"})
         assert result.exit_status == 0
     assert house.gatehouse.requests[0].environment == {"LC_ALL": "C"}
+
+
+async def test_only_the_signals_of_the_protocol_are_passed_on(house: House) -> None:
+    """A name of 200 KB of control characters was too long for the keeper's socket, and ended the whole gateway."""
+    listener = Listener()
+    house.gatehouse.program = listener.program
+    async with house.client() as client:
+        channel, _ = await client.create_session(asyncssh.SSHClientSession, "x", encoding=None)
+        for name in ("\x01" * 200_000, "", "RTMIN", "term", "TERM"):
+            channel.send_signal(name)
+        await until(lambda: listener.signals)
+        assert listener.signals == ["TERM"]
 
 
 async def test_dials_end_with_their_connection(house: House) -> None:
