@@ -225,6 +225,8 @@ class Gateway:
         task = self._tasks.create_task(_contained(coroutine, name), name=name)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
+        # Cancelled before its first step, the task never came to await it.
+        task.add_done_callback(lambda _: coroutine.close())
         return task
 
     async def _probe_keeper(self) -> None:

@@ -39,8 +39,11 @@ async def test_a_task_that_waits_for_ever_does_not_hold_up_the_stop(tmp_path: Pa
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         gateway = Gateway(Config(), Places(tmp_path, tmp_path), tasks)
         waiting = gateway.spawn(_never(), "waiting")
+        await asyncio.sleep(0)
+        not_begun = gateway.spawn(_never(), "not begun")
         await gateway._stop()
     assert waiting.cancelled()
+    assert not_begun.cancelled()
 
 
 async def _never() -> None:
