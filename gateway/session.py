@@ -8,6 +8,7 @@ descriptor gets one bounded turn, so a flooding program cannot starve a quiet on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -15,6 +16,9 @@ from typing import Protocol
 
 from gateway.interfaces import Program, ProgramExit, Recorder, WindowSize
 from gateway.pumps import InputPump, OutputPump, PipePump, TerminalPump
+
+# While a background child holds pipes open: how often we look whether it wrote something.
+SILENCE_CHECK_SECONDS = 0.25
 
 
 class Channel(Protocol):
@@ -145,16 +149,19 @@ class Session:
 
     async def _last_output(self) -> None:
         """Wait for every output's end. A background child that holds pipes open gets a bounded silence, not forever."""
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
+        seen = self.bytes_out
         while not all(output.ended.is_set() for output in self._outputs):
-            seen = self.bytes_out
-            try:
-                async with asyncio.timeout(self._pipe_linger_seconds):
+            silence_left = silent_since + self._pipe_linger_seconds - loop.time()
+            if silence_left <= 0:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(silence_left, SILENCE_CHECK_SECONDS)):
                     for output in self._outputs:
                         await output.ended.wait()
-            except TimeoutError:
-                slow_client = self._channel is not None and self._channel.is_writing_paused
-                if self.bytes_out == seen and not slow_client:
-                    break
+            if self.bytes_out != seen or self.is_output_paused:  # a slow client is not silence
+                silent_since, seen = loop.time(), self.bytes_out
         if self._channel is not None:
             await self._channel.drained()
 
