@@ -8,6 +8,8 @@ import resource
 import signal
 from collections.abc import Iterable
 
+from .seccomp import forbid_foreign_limits
+
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 # Synchronous faults: ignoring them would turn a crash into an endless loop.
@@ -18,8 +20,11 @@ def protect_process() -> None:
     """Not dumpable: no ptrace, no pidfd_getfd, no /proc/PID/fd or environ for programs of the same account."""
     _prctl(_PR_SET_DUMPABLE, 0)
     ignore_signals()
-    if os.getpid() != 1:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # as pid 1 orphans come to us anyway
+    if os.getpid() == 1:
+        forbid_foreign_limits()
+    else:
+        # As pid 1 orphans come to us anyway. No filter here: it would take sudo away, and there is no wall to hold.
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def ignore_signals() -> None:

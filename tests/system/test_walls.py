@@ -156,13 +156,20 @@ def test_attacks_on_the_keeper_are_refused_and_it_lives_on(walled: InstalledGate
     assert walled.keeper_pids() == before
 
 
-@pytest.mark.xfail(strict=True, reason="prlimit(2) asks only for equal ids; a seccomp filter would have to refuse it")
-def test_keeper_s_limits_cannot_be_lowered_from_inside(walled: InstalledGateway) -> None:
-    """It harms only the program's own workspace, which opens again once nothing has run in it for a minute."""
-    walled.homeport("new", "limited")
-    attack = "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (1, 1))"
-    walled.ssh(f"python3 -c '{attack}'", workspace="limited")
-    assert walled.ssh("echo alive", workspace="limited").stdout == b"alive\n"
+@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_CPU", "RLIMIT_AS"])
+def test_keeper_s_limits_cannot_be_lowered_from_inside(walled: InstalledGateway, limit: str) -> None:
+    """prlimit(2) asks for equal ids only: with RLIMIT_CPU the kernel itself would kill the keeper."""
+    attack = f"import resource; resource.prlimit(1, resource.{limit}, (1, 1))"
+    refused = walled.ssh(f"python3 -c '{attack}'")
+    assert b"PermissionError" in refused.stderr
+    assert walled.ssh("echo alive").stdout == b"alive\n"
+
+
+def test_programs_may_change_their_own_limits_and_read_those_of_others(walled: InstalledGateway) -> None:
+    done = walled.ssh(
+        "ulimit -n 512 && ulimit -n && prlimit --pid 1 --nofile --noheadings -o SOFT >/dev/null && echo read"
+    )
+    assert done.stdout == b"512\nread\n"
 
 
 def test_kill_of_everything_ends_the_programs_and_not_the_keeper(walled: InstalledGateway) -> None:
