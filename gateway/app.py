@@ -71,7 +71,6 @@ class Gateway:
         self._tasks = tasks
         self._spawned: set[asyncio.Task[None]] = set()
         self._long_lived: list[asyncio.Task[None]] = []
-        self._running: set[asyncio.Task[None]] = set()
         self._stop_asked = asyncio.Event()
         self._is_ending_all = False
         self._resources = contextlib.AsyncExitStack()
@@ -274,15 +273,6 @@ class Gateway:
                 self.state = GatewayState.STOPPED
                 if was_serving:
                     log_event(Event.GATEWAY_STOPPED)
-
-    async def _cancel_what_is_left(self) -> None:
-        """Nothing should be: whatever a task waits for was closed. But a stop must end."""
-        left = self._running - {asyncio.current_task()}
-        if left:
-            _, left = await asyncio.wait(left, timeout=STOP_SECONDS)
-        for task in left:
-            log_warning(Event.GATEWAY_WARNED, reason=f"the task {task.get_name()} did not end and was cancelled")
-            task.cancel()
 
     async def _drain(self) -> None:
         self.ssh.stop_listening()
