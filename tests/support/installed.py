@@ -308,6 +308,12 @@ class InstalledGateway:
             pid for pid, command in self.processes() if "-I -S " in command and not command.startswith("/usr/bin/bwrap")
         ]
 
+    def all_programs(self) -> list[tuple[int, str]]:
+        """What runs in the workspaces: everything but the gateway, its keepers and their sandboxes."""
+        assert self.process is not None
+        ours = {self.process.pid, *self.keeper_pids()}
+        return [(pid, line) for pid, line in self.processes() if pid not in ours and "bwrap" not in line.split(" ")[0]]
+
     def programs(self, marker: str) -> list[int]:
         """Programs whose command line has the marker, in any workspace."""
         return [pid for pid, command in self.processes() if marker in command and "ssh -F" not in command]

@@ -65,9 +65,9 @@ class Terminal:
         return self._tmux("capture-pane", "-p").decode().split("\n")[:-1]
 
     def wait(self, text: str, *, seconds: float = DEADLINE_SECONDS) -> list[str]:
-        """The screen, once a line of it has the text."""
+        """The screen, once a line has the text: of the screen, or of what scrolled off it (as tmux does at an end)."""
         try:
-            until(lambda: any(text in line for line in self.screen()), text, seconds=seconds)
+            until(lambda: text in self._tmux("capture-pane", "-p", "-S", "-").decode(), text, seconds=seconds)
         except AssertionError:
             raise AssertionError(f"{text!r} did not appear; the screen:\n" + "\n".join(self.screen())) from None
         return self.screen()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -37,18 +38,40 @@ def bubblewrap_problem() -> str:
     return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
 
 
+Lend = Callable[[str], InstalledGateway]
+
+
+@pytest.fixture(scope="session")
+def lend_gateway() -> Iterator[Lend]:
+    """One gateway per kind of wall, started when first asked for, for all tests that leave it running."""
+    with ExitStack() as stack:
+        lent: dict[str, InstalledGateway] = {}
+
+        def lend(isolation: str) -> InstalledGateway:
+            if isolation not in lent:
+                new = InstalledGateway(isolation, session_pipe_linger_seconds=PIPE_LINGER_SECONDS)
+                lent[isolation] = stack.enter_context(contextmanager(running)(new))
+            return lent[isolation]
+
+        yield lend
+
+
 @pytest.fixture(scope="module", params=["none", "bubblewrap"])
-def gateway(request: pytest.FixtureRequest, bubblewrap_problem: str) -> Iterator[InstalledGateway]:
-    """A running gateway with a key and the workspace `demo`. At the end nothing may be left of it."""
+def gateway(request: pytest.FixtureRequest, lend_gateway: Lend, bubblewrap_problem: str) -> Iterator[InstalledGateway]:
+    """A running gateway with a key and the workspace `demo`. After each module nothing may be left in it."""
     skip_without_walls(request.param, bubblewrap_problem)
-    yield from running(InstalledGateway(request.param, session_pipe_linger_seconds=PIPE_LINGER_SECONDS))
+    gateway = lend_gateway(request.param)
+    yield gateway
+    hold_to_promises(gateway)
 
 
 @pytest.fixture(scope="module")
-def walled(bubblewrap_problem: str) -> Iterator[InstalledGateway]:
+def walled(lend_gateway: Lend, bubblewrap_problem: str) -> Iterator[InstalledGateway]:
     """A gateway whose workspaces have walls."""
     skip_without_walls("bubblewrap", bubblewrap_problem)
-    yield from running(InstalledGateway("bubblewrap"))
+    gateway = lend_gateway("bubblewrap")
+    yield gateway
+    hold_to_promises(gateway)
 
 
 def skip_without_walls(isolation: str, problem: str) -> None:
@@ -57,16 +80,25 @@ def skip_without_walls(isolation: str, problem: str) -> None:
 
 
 def running(gateway: InstalledGateway) -> Iterator[InstalledGateway]:
-    """Set up, lend, and hold the gateway to its promises afterwards."""
+    """Set up, lend, hold the gateway to its promises, and end it without a trace."""
     try:
         gateway.set_up()
         yield gateway
-        gateway.until_no_live_row()
+        is_running = gateway.process is not None and gateway.process.poll() is None
+        if is_running:
+            hold_to_promises(gateway)
         gateway.close()
         # A keeper that was told to end leaves its programs a moment to do so (HUP, then KILL).
         until(lambda: not gateway.processes(), f"no process left: {gateway.processes()}")
-        failures = [line for log in gateway.logs for line in log.failures()]
-        assert not failures, "\n".join(failures)
+        hold_to_promises(gateway)
     finally:
         gateway.close()
         gateway.remove()
+
+
+def hold_to_promises(gateway: InstalledGateway) -> None:
+    """No row of a session that is over, no program of one, nothing in the log that somebody should act on."""
+    gateway.until_no_live_row()
+    until(lambda: not gateway.all_programs(), f"no program left: {gateway.all_programs()}")
+    failures = [line for log in gateway.logs for line in log.failures()]
+    assert not failures, "\n".join(failures)
