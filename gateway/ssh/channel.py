@@ -18,6 +18,7 @@ from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
 from gateway.session import ChannelSink
+from gateway.ssh.window import BoundedInput
 
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
@@ -32,7 +33,7 @@ SIGNALS = frozenset(
 UNREAD_SECONDS = 5.0
 
 
-class SessionWire(asyncssh.SSHServerChannel[bytes]):
+class SessionWire(BoundedInput, asyncssh.SSHServerChannel[bytes]):
     """asyncssh's server channel for raw bytes: any command, only allowed variables, no line editor."""
 
     _conn: Any

@@ -12,6 +12,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
   one that begins a key exchange and never ends it, or asks and never reads the answers;
 - everything received was worked through in one go, so a stranger's stream of tiny packets kept all others waiting;
 - `validate_public_key` did not tell an offer from a proof, and attempts were not counted;
+- a channel's window did not bound its input (window.py);
 - commands that are not UTF-8 were refused, and every environment variable was kept (channel.py).
 """
 
@@ -34,6 +35,7 @@ from asyncssh.constants import (
 from gateway.ids import new_id
 from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
+from gateway.ssh.window import ForwardWire
 
 if TYPE_CHECKING:
     from gateway.interfaces import SessionRequest
@@ -260,6 +262,12 @@ class Connection(SSHServerConnection):
         return SessionWire(
             self, self._loop, self.server.settings, window or self._window, max_pktsize or self._max_pktsize
         )
+
+    def create_tcp_channel(
+        self, encoding: str | None = None, errors: str = "strict", window: int = 0, max_pktsize: int = 0
+    ) -> asyncssh.SSHTCPChannel[Any]:
+        self._update_recv_pktlen(max_pktsize or self._max_pktsize)
+        return ForwardWire(self, self._loop, encoding, errors, window or self._window, max_pktsize or self._max_pktsize)
 
 
 def _refuse_tiny_packets(packet: asyncssh.packet.SSHPacket) -> None:

@@ -253,6 +253,28 @@ async def test_a_closed_channel_still_gives_its_input_to_a_program_that_reads(
     assert len(b"".join(received)) == 5000
 
 
+async def test_what_a_slow_program_has_not_read_is_one_window_at_most(house: House) -> None:
+    """Each pause brought a whole new window: 300 MB sent to a slow program were 246 MB in our memory."""
+    listener = Listener(takes_input=False)
+    house.gatehouse.program = listener.program
+    async with house.client() as client:
+        channel, _ = await client.create_session(asyncssh.SSHClientSession, "slow", encoding=None)
+        await until(lambda: listener.channel is not None)
+        (connection,) = house.server._connections
+        (wire,) = connection._channels.values()
+        channel.write(bytes(16 * 1024 * 1024))
+        most = 0
+        for _ in range(300):  # a piece is taken now and then
+            assert listener.channel is not None
+            listener.channel.resume_reading()
+            await asyncio.sleep(0.001)
+            most = max(most, sum(len(data) for data, _ in wire._recv_buf))
+        assert 0 < most <= wire._init_recv_window
+        channel.abort()
+        connection.abort()
+        await listener.lost.wait()
+
+
 async def test_a_session_after_all_that_ends_as_ever(house: House) -> None:
     house.gatehouse.program = lambda request, channel: channel.finish(ProgramExit(3))
     async with house.client() as client:

@@ -1,0 +1,41 @@
+"""The channel window as a bound on what we hold (RFC 4254 §5.2).
+
+asyncssh grants a whole new window with the first piece it delivers after a pause, though the rest of the last one
+still waits: a program that reads slower than its client sends had the difference pile up here, without end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncssh
+from asyncssh.channel import SSHChannel
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.packet import UInt32
+
+
+class BoundedInput(SSHChannel[bytes]):
+    """For channels of bytes: what was received and not delivered, and what may still come, are one window at most."""
+
+    _waiting_bytes = 0
+
+    def _accept_data(self, data: bytes, datatype: int | None = None) -> None:
+        if self._recv_paused:
+            self._waiting_bytes += len(data)
+        super()._accept_data(data, datatype)
+
+    def _deliver_data(self, data: bytes, datatype: int | None) -> None:
+        # A piece that did not wait is only delivered when none does.
+        self._waiting_bytes = max(0, self._waiting_bytes - len(data))
+        free_bytes = self._init_recv_window - self._recv_window - self._waiting_bytes
+        if free_bytes > self._init_recv_window // 2:
+            self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(free_bytes))
+            self._recv_window += free_bytes
+        if self._session is not None:
+            self._session.data_received(data, datatype)
+
+
+class ForwardWire(BoundedInput, asyncssh.SSHTCPChannel[bytes]):
+    """asyncssh's direct-tcpip channel."""
+
+    _conn: Any
