@@ -180,5 +180,7 @@ class Handover:
                 await self._store.end_session(session.session_id, exit=ProgramExit(), reason=EndReason.SHUTDOWN,
                                               bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
                 await live.keeper.forget(session.session_id)
+        except (KeeperGone, KeeperRefused) as error:
+            log_warning(Event.KEEPER_MISBEHAVED, session_id=session.session_id, reason=str(error))
         except Exception:
             log_failure(Event.SESSION_FAILED, session_id=session.session_id, reason="release")

@@ -18,7 +18,7 @@ from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
 from gateway.session import ChannelSink
-from gateway.ssh.window import BoundedInput
+from gateway.ssh.window import EARLY_WINDOW_BYTES, BoundedInput
 
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
@@ -38,12 +38,10 @@ class SessionWire(BoundedInput, asyncssh.SSHServerChannel[bytes]):
 
     _conn: Any
 
-    def __init__(
-        self, conn: Any, loop: asyncio.AbstractEventLoop, settings: SshSettings, window: int, max_pktsize: int
-    ) -> None:
+    def __init__(self, conn: Any, loop: asyncio.AbstractEventLoop, settings: SshSettings, max_pktsize: int) -> None:
         super().__init__(
             conn, loop, allow_pty=True, line_editor=False, line_echo=False, line_history=0, max_line_length=0,
-            encoding=None, errors="strict", window=window, max_pktsize=max_pktsize,
+            encoding=None, errors="strict", window=EARLY_WINDOW_BYTES, max_pktsize=max_pktsize,
         )  # fmt: skip
         self._settings = settings
         self.raw_command: bytes | None = None
@@ -206,6 +204,8 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             sink.channel_lost()
             return
         self._sink = sink
+        if self._wire is not None:
+            self._wire.open_window()
         if self._early_size is not None:
             sink.window_changed(self._early_size)
         early, self._early = self._early, []

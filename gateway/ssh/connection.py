@@ -259,9 +259,7 @@ class Connection(SSHServerConnection):
         self, encoding: str | None = "", errors: str = "", window: int = 0, max_pktsize: int = 0
     ) -> asyncssh.SSHServerChannel[Any]:
         self._update_recv_pktlen(max_pktsize or self._max_pktsize)
-        return SessionWire(
-            self, self._loop, self.server.settings, window or self._window, max_pktsize or self._max_pktsize
-        )
+        return SessionWire(self, self._loop, self.server.settings, max_pktsize or self._max_pktsize)
 
     def create_tcp_channel(
         self, encoding: str | None = None, errors: str = "strict", window: int = 0, max_pktsize: int = 0

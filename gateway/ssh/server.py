@@ -26,6 +26,7 @@ from gateway.ssh.channel import SessionChannel
 from gateway.ssh.connection import Connection
 from gateway.ssh.forwarding import ForwardChannel
 from gateway.ssh.limits import ConnectionLimits
+from gateway.ssh.window import WINDOW_BYTES
 
 # npm ssh2 and the asyncssh client choose the argument order of SFTP's SYMLINK by this word, and the real sftp-server
 # has OpenSSH's; without it they make reversed links.
@@ -149,6 +150,7 @@ class SshServer:
             tcp_keepalive=True,
             agent_forwarding=False,
             x11_forwarding=False,
+            window=WINDOW_BYTES,
             encoding=None,
             line_editor=False,
             config=[],

@@ -16,6 +16,7 @@ from gateway.errors import LoginRefused
 from gateway.interfaces import AccessKey, Principal, ProgramExit, SessionKind, SessionRequest, WindowSize
 from gateway.session import Channel
 from gateway.ssh.server import ConnectionFacts, SshServer
+from gateway.ssh.window import EARLY_WINDOW_BYTES
 
 FRIEND = asyncssh.generate_private_key("ssh-ed25519")
 STRANGER = asyncssh.generate_private_key("ssh-ed25519")
@@ -388,3 +389,17 @@ async def test_descriptors_do_not_leak_over_many_connections(house: House) -> No
     async with asyncio.timeout(5):
         while len(os.listdir("/proc/self/fd")) > before:
             await asyncio.sleep(0.01)
+
+
+async def test_channels_nobody_reads_hold_little_and_readers_get_the_whole_window(house: House) -> None:
+    """200 unstarted channels of 2 MiB were 400 MB of a client that pays nothing for them."""
+    house.gatehouse.program = lambda request, channel: None  # never attaches
+    async with house.client() as client:
+        process = await client.create_process("x", encoding=None)
+        granted = process.channel._send_window
+        process.stdin.write(b"x" * 1_000_000)
+        async with asyncio.timeout(5):
+            while process.channel._send_window:
+                await asyncio.sleep(0.01)
+        assert granted == EARLY_WINDOW_BYTES
+        assert process.channel.get_write_buffer_size() >= 1_000_000 - EARLY_WINDOW_BYTES
