@@ -112,7 +112,8 @@ class Handover:
                 live.recorder.mark_gap(program.backlog_lost_bytes)
             live.recorder.append(program.backlog)
             keeper.confirm_backlog(kept.session_id)  # killed before this, the next gateway gets it again
-            live.session.bytes_out += len(program.backlog)
+            # The row is as old as its last flush; the spool counted to the end.
+            live.session.bytes_out = live.recorder.output_bytes
         await self._store.mark_paused(kept.session_id)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")

@@ -357,6 +357,11 @@ class Recorder(Protocol):
         """
         ...
 
+    @property
+    def output_bytes(self) -> int:
+        """All output since the session's start, across gateways."""
+        ...
+
     def append(self, data: bytes) -> None:
         """Record output that was read elsewhere (a keeper's ring)."""
         ...

@@ -78,6 +78,8 @@ class SpoolRecorder:
         self._size = size
         self._view = spool.view
         self._head = spool.head
+        self._output_cell = spool.output_bytes
+        self._output_bytes = spool.output_bytes[0]
         self._origin_us = min(spool.origin_us, clock_us() - progress.last_us)  # time never runs backwards
         self._last_us = progress.last_us
         self._full_laps = spool.closed_laps()  # oldest first; the first `_in_hand` of them are with the thread
@@ -112,7 +114,14 @@ class SpoolRecorder:
         self._position = position = data_at + count
         self._last_us += dt_us
         self._head[0] = self._lap_bits | position
+        self._output_bytes += count
+        self._output_cell[0] = self._output_bytes
         return view[:count]
+
+    @property
+    def output_bytes(self) -> int:
+        """All output since the session's start, also what earlier gateways recorded."""
+        return self._output_bytes
 
     # ---------------------------------------------------------------------------------------------------- marks
 
@@ -159,6 +168,9 @@ class SpoolRecorder:
         self._position += EVENT_BYTES + size
         self._last_us += dt_us
         self._head[0] = self._lap_bits | self._position
+        if kind == Kind.OUTPUT:
+            self._output_bytes += size
+            self._output_cell[0] = self._output_bytes
 
     def _dt_us(self) -> int:
         return max(0, _clock_ns(_CLOCK) // 1000 - self._origin_us - self._last_us)

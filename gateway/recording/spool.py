@@ -49,6 +49,7 @@ _VERSION_CELL, _HEAD_CELL, _LOST_CELL, _ORIGIN_CELL, _RECORDED_CELL, _SEGMENT_CE
 _TABLE_CELL = 8
 _LAP, _START_US, _END_US, _END, _LOST_BEFORE, _RESERVED = range(6)
 _ROW_CELLS = 6
+_OUTPUT_CELL = _TABLE_CELL + SEGMENT_COUNT * _ROW_CELLS  # output since the session's start, in bytes
 _ZEROS = bytes(64 * 1024)
 
 
@@ -88,6 +89,7 @@ class Spool:
         self.cells = self.view[:_META_AT].cast("Q")
         self.head = self.cells[_HEAD_CELL : _HEAD_CELL + 1]
         self.path = path
+        self.output_bytes = self.cells[_OUTPUT_CELL : _OUTPUT_CELL + 1]
         self.segment_bytes = self.cells[_SEGMENT_CELL]
         self.segment_count = self.cells[_COUNT_CELL]
 
@@ -261,7 +263,8 @@ class Spool:
         data = self.view[start:position]
         for event in events_in(data, last_us):
             last_us = event.time_us
-        position = self._recover_unmarked(number, position, reserved)
+        head, position = position, self._recover_unmarked(number, position, reserved)
+        self.output_bytes[0] += max(0, position - head - EVENT_BYTES)
         for full in self.closed_laps():
             if self.cells[self._row(full.segment) + _END] > self.reserved(full.segment):
                 raise RecordingDamaged("the spool's cells make no sense", detail=f"lap {full.number}")
@@ -274,7 +277,7 @@ class Spool:
         """Unmap, and remove the file if nobody needs it again. Twice is harmless."""
         if is_removed and self.path is not None:
             self.path.unlink(missing_ok=True)
-        for view in (self.head, self.cells, self.view):
+        for view in (self.head, self.output_bytes, self.cells, self.view):
             view.release()
         # Someone may still hold a view of the last read; the mapping then goes with that view.
         if isinstance(self.mapping, mmap.mmap):

@@ -147,6 +147,7 @@ def test_every_byte_arrives_once_whatever_the_chunks(
                     left -= len(recorder.read_from(pipe.fd, max(limit, size // 50)))
             fed += size
             await idle(recorder)
+        assert recorder.output_bytes == fed
         await recorder.close(is_final=True)
         events = events_of(recordings)
         assert output_in(events) == numbered_lines(fed)

@@ -84,6 +84,10 @@ class MemoryRecorder:
         self.recorded += data
         return memoryview(data)
 
+    @property
+    def output_bytes(self) -> int:
+        return len(self.recorded)
+
     def append(self, data: bytes) -> None:
         self.recorded += data
 
