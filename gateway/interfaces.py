@@ -296,6 +296,10 @@ class Keeper(Protocol):
         """An unconnected, non-blocking TCP socket made inside the workspace's network namespace."""
         ...
 
+    async def process_count(self) -> int:
+        """All processes of the workspace, also those in the background that belong to no session."""
+        ...
+
     async def terminate(self) -> None:
         """End the keeper and everything in the workspace."""
         ...

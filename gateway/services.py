@@ -110,7 +110,7 @@ class Programs:
         count = 0
         for keeper in self._keepers_of(workspace_id):
             with contextlib.suppress(KeeperGone):
-                count += sum(kept.exit is None for kept in await keeper.list())
+                count += await keeper.process_count()
         return count
 
     async def end_everything(self) -> int:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from . import protocol, spawn
+from . import process, protocol, spawn
 from .client import Client, unlink_own
 from .programs import SIGNALS, Program
 from .terminal import SIZE_MAX, open_terminal
@@ -258,6 +258,8 @@ def _stats(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
             "terminals": keeper.programs.terminal_count(),
             "clients": len(keeper.clients),
             "rings_bytes": keeper.programs.budget.used_bytes,
+            # With what programs left in the background: a nohup'ed job belongs to no session any more.
+            "processes": len(process.children_of({os.getpid()})),
         }
     )
 

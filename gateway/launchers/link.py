@@ -163,8 +163,11 @@ class KeeperLink:
     async def unlisten(self, path: bytes) -> None:
         await self._ask("unlisten", unless="not_listening", path=protocol.to_text(path))
 
+    async def process_count(self) -> int:
+        return int((await self.stats()).get("processes", 0))  # 0: a keeper of an earlier version, which does not say
+
     async def stats(self) -> dict[str, float]:
-        """The keeper's own figures: uptime_seconds, programs, terminals, clients, rings_bytes."""
+        """The keeper's own figures: uptime_seconds, programs, terminals, clients, rings_bytes, processes."""
         values = await self._ask("stats")
         return {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
 

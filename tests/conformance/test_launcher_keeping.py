@@ -224,6 +224,7 @@ async def test_an_unused_keeper_ends_by_itself(site: Site) -> None:
 async def test_a_keeper_with_a_background_child_or_an_untold_exit_stays(site: Site) -> None:
     keeper = await site.keeper(keeper_idle_seconds=0.2)
     pid = await site.output(keeper, "sleep 1000 >/dev/null 2>&1 & echo $!")
+    assert await keeper.process_count() == 1, "a program of no session counts, or its workspace could be archived"
     spec = site.spec("exit 3")
     program = await keeper.start(spec)
     close_streams(program)

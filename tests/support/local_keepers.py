@@ -75,6 +75,9 @@ class LocalKeeper:
     async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:
         raise KeeperRefused("not here")
 
+    async def process_count(self) -> int:
+        return len(self._waiting)
+
     async def terminate(self) -> None:
         for pid in self._pids.values():
             self._kill(pid)

@@ -29,6 +29,9 @@ class Kept(LocalKeeper):
     async def list(self) -> list[KeptProgram]:
         return [self.kept]
 
+    async def process_count(self) -> int:
+        return int(self.kept.exit is None)
+
     async def hang_up(self, session_id: str) -> None:
         self.hung_up.append(session_id)
 
