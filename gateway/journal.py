@@ -23,6 +23,7 @@ class JournalAction(StrEnum):
     WORKSPACE_SYNC_PUSH = "workspace_sync_push"
     SESSION_TERMINATED = "session_terminated"
     SESSION_ERROR = "session_error"
+    RECORDING_SWITCHED = "recording_switched"
     KEY_ADDED = "key_added"
     KEY_REMOVED = "key_removed"
     BAN = "ban"

@@ -1,4 +1,4 @@
-"""`rec ls|play|export`: what terminals printed."""
+"""`rec ls|play|export|on|off`: what terminals printed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from gateway.errors import UsageWrong
+from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.sessions import pick
 from gateway.lobby.shapes import recording_shape
 from gateway.lobby.text import age, clean, duration, size, unique_prefixes
+from gateway.lobby.workspaces import workspace_named
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -123,6 +125,27 @@ async def _write_joined(lobby: LobbyContext, lines: AsyncGenerator[str, None]) -
     await lobby.stdout.write("".join(waiting).encode())
 
 
+def _workspace_argument(parser: Parser) -> None:
+    parser.add_argument("name", metavar="WORKSPACE", help="as `ls` shows it")
+
+
+async def _on(lobby: LobbyContext, args: Namespace) -> int:
+    return await _switch(lobby, args.name, is_recorded=True)
+
+
+async def _off(lobby: LobbyContext, args: Namespace) -> int:
+    return await _switch(lobby, args.name, is_recorded=False)
+
+
+async def _switch(lobby: LobbyContext, name: str, *, is_recorded: bool) -> int:
+    workspace = await workspace_named(lobby, name)
+    await lobby.services.store.set_workspace_recorded(workspace.id, is_recorded=is_recorded)
+    await lobby.journal(JournalAction.RECORDING_SWITCHED, workspace=workspace.name, is_recorded=is_recorded)
+    words = "are recorded" if is_recorded else "are not recorded"
+    await lobby.print(f"new terminals in {workspace.name} {words}; those that are open stay as they began")
+    return EXIT_OK
+
+
 COMMANDS = (
     Command(
         name="rec ls",
@@ -165,6 +188,31 @@ asciicast v3 is what asciinema 3 plays and its web player shows; --v2 is for old
 examples:
   homeport rec export 01932b7e -o build.cast
   homeport rec export 01932b7e --v2 | asciinema play -
+""",
+    ),
+    Command(
+        name="rec on",
+        summary="record the terminals of a workspace (the default)",
+        run=_on,
+        arguments=_workspace_argument,
+        teaching="""
+examples:
+  homeport rec on my-app
+
+HOMEPORT_RECORDING_ENABLED=false switches recording off for all workspaces.
+""",
+    ),
+    Command(
+        name="rec off",
+        summary="do not record the terminals of a workspace",
+        run=_off,
+        arguments=_workspace_argument,
+        teaching="""
+Recordings that were made stay until retention removes them. What a terminal printed last
+is still kept in memory, so that a restart of the gateway loses nothing of it.
+
+examples:
+  homeport rec off my-app
 """,
     ),
 )

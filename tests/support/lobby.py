@@ -77,6 +77,11 @@ class FakeStore:
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]:
         return [each for each in self.workspaces if include_inactive or each.is_active]
 
+    async def set_workspace_recorded(self, workspace_id: str, *, is_recorded: bool) -> None:
+        self.workspaces = [
+            replace(each, is_recorded=is_recorded) if each.id == workspace_id else each for each in self.workspaces
+        ]
+
     async def list_keys(self) -> list[AccessKey]:
         return list(self.keys)
 

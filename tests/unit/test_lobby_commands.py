@@ -227,3 +227,13 @@ async def test_what_was_refused_is_not_written_down_as_done(lobby: FakeLobby):
     await lobby("rm", "my-app")
     await lobby("kill", "ffffffff")
     assert lobby.store.journal == []
+
+
+async def test_recording_is_switched_per_workspace_and_the_journal_knows(lobby: FakeLobby):
+    assert await lobby("rec", "off", "my-app") == 0
+    assert not lobby.store.workspaces[0].is_recorded
+    assert await lobby("rec", "on", "my-app") == 0
+    assert lobby.store.workspaces[0].is_recorded
+    assert [action for action, _ in lobby.store.journal] == ["recording_switched"] * 2
+    assert await lobby("rec", "off", "my-ap") == 1
+    assert "my-app" in lobby.stderr.text
