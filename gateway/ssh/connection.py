@@ -33,6 +33,7 @@ from asyncssh.constants import (
 )
 
 from gateway.ids import new_id
+from gateway.ssh import algorithms
 from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
 from gateway.ssh.window import ForwardWire
@@ -224,7 +225,9 @@ class Connection(SSHServerConnection):
             return False
         if not msg:
             return True
-        if not key.verify(asyncssh.packet.String(self._session_id) + msg, signature):
+        key.set_touch_required(True)  # security keys: somebody was there (PROTOCOL.u2f)
+        signed = asyncssh.packet.String(self._session_id) + msg
+        if not _is_strong(signature) or not key.verify(signed, signature):
             self.login.had_bad_signature = True
             return False
         self.login.proved(known)
@@ -266,6 +269,14 @@ class Connection(SSHServerConnection):
     ) -> asyncssh.SSHTCPChannel[Any]:
         self._update_recv_pktlen(max_pktsize or self._max_pktsize)
         return ForwardWire(self, self._loop, encoding, errors, window or self._window, max_pktsize or self._max_pktsize)
+
+
+def _is_strong(signature: bytes) -> bool:
+    """Whether it is of a kind we offer: asyncssh names ours to the client, and verifies others all the same (SHA-1)."""
+    try:
+        return asyncssh.packet.SSHPacket(signature).get_string().decode("ascii") in algorithms.SIGNATURE
+    except (asyncssh.packet.PacketDecodeError, UnicodeDecodeError):
+        return False
 
 
 def _refuse_tiny_packets(packet: asyncssh.packet.SSHPacket) -> None:

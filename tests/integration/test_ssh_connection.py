@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -156,6 +157,19 @@ async def test_an_offered_key_without_a_signature_is_not_a_login(house: House) -
     assert not house.gatehouse.logins
     assert house.gatehouse.refusals[0].refusal_reason == "bad_signature"
     assert house.gatehouse.refusals[0].principal is None
+
+
+async def test_a_sha1_signature_of_a_known_key_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncssh tells the client which signatures it likes, and then takes any."""
+    rsa = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+    monkeypatch.setattr(sys.modules[__name__], "FRIEND", rsa)
+    async with house.client(rsa):
+        pass  # rsa-sha2 is fine
+    with pytest.raises(asyncssh.PermissionDenied):
+        async with house.client(rsa, signature_algs=["ssh-rsa"]):
+            pass
+    await house.gatehouse.until(lambda: house.gatehouse.refusals)
+    assert house.gatehouse.refusals[0].refusal_reason == "bad_signature"
 
 
 async def test_a_wrong_key_before_the_right_one_is_not_a_refusal(house: House) -> None:
