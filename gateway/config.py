@@ -101,7 +101,7 @@ class HttpSettings(_Section):
 class SessionSettings(_Section):
     # How long programs without a terminal may go on after SIGTERM before their connections are closed.
     drain_seconds: float = Field(default=5, ge=0, le=3600)
-    # Activity (bytes, last use) is written in one batch this often (T26: not per keystroke).
+    # Activity (bytes, last use) is written in one batch this often: a write per keystroke would keep the disk busy.
     activity_flush_seconds: float = Field(default=15, gt=0)
     # A keeper with nothing left to keep ends after this long.
     keeper_idle_seconds: float = Field(default=60, gt=0)
@@ -237,7 +237,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[tuple[st
         for section, names in _known_names().items()
         for name in names
     }
-    # The seed's own variable; ours is stronger, so it comes later.
+    # The name other tools give it; ours is stronger, so it comes later.
     if "DATABASE_URL" in environment:
         yield ("", "database_url"), environment["DATABASE_URL"]
     for variable, text in environment.items():

@@ -10,6 +10,7 @@ GatewayError
 ├── LauncherUnavailable    no keeper can be started; the message names what to install
 ├── KeeperGone             the keeper ended, or never answered
 ├── KeeperRefused          the keeper answered with an error
+│   └── KeeperDeclined     the same with the keeper's own code (launchers/conversation.py)
 ├── ProgramFailed          the program could not be started; carries the exit status a shell would give
 ├── KeyRefused             a public key line we do not accept
 ├── NameRefused            a workspace's name, repository, URL, branch or description we do not accept
@@ -17,14 +18,15 @@ GatewayError
 ├── StoreUnavailable       the database cannot be read or written
 ├── BackupFailed           no backup was made, and none was harmed; the message has the reason
 ├── SchemaRefused          the database is newer than this program, or a migration failed
-└── RecordingDamaged       a recording cannot be read from here on
+├── RecordingDamaged       a recording cannot be read from here on
+└── FrameInvalid           the other end of the control socket does not speak its protocol (lobby/wire.py)
 """
 
 from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """Expected failure. `code` is stable and documented; `user_message` is safe to show; `detail` is for operators."""
+    """Expected failure. `code` is stable; `user_message` is safe to show; `detail` is for operators."""
 
     code = "internal"
 

@@ -1,4 +1,5 @@
-"""The names of everything that is logged, counted or journalled: `noun.past_verb`, each written once, here.
+"""The names of everything that is logged or counted: `noun.past_verb`, each written once, here (the journal's own
+actions are in journal.py).
 
 `log_event` (log.py) takes one of these and plain keys. Keys reused everywhere: connection_id, session_id,
 workspace, principal, client_ip, kind, exit_status, duration_ms, reason, error_code.

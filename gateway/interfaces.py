@@ -139,7 +139,7 @@ class SessionRow:
     command: str | None
     shell: str
     shell_pid: int | None
-    connection_id: str | None  # the seed's socketId
+    connection_id: str | None  # the column `socket_id`
     principal: str | None
     key_fingerprint: str | None
     client_ip: str | None

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class JournalAction(StrEnum):
-    """What a row of `auth_logs` tells. The names of the seed are kept."""
+    """What a row of `auth_logs` tells. Rows outlive versions of this program, so no name is ever changed."""
 
     LOGIN = "login"
     LOGOUT = "logout"

@@ -326,7 +326,7 @@ class Sessions:
         return True
 
     async def flush_activity(self) -> None:
-        """Write what live sessions did since the last time, in one batch (T26: never per keystroke).
+        """Write what live sessions did since the last time, in one batch, never per keystroke.
 
         Also without any live session: the store has its own things to flush with it.
         """

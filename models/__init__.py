@@ -1,7 +1,7 @@
 """The tables: columns, defaults, relations and indexes, nothing else. Queries live in gateway/store, the only importer.
 
 The CHECK constraints stand in migrations/models/, because the schema generators emit none; each model names its own.
-Times are UTC and aware. JSON is kept as text, as in the seed, and the database checks that it is JSON.
+Times are UTC and aware. JSON is kept as text, and the database checks that it is JSON.
 """
 
 from __future__ import annotations

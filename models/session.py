@@ -34,7 +34,6 @@ class Session(Model):
     )
     workspace_id: str | None
 
-    # Beyond the seed.
     name = fields.CharField(max_length=50, null=True)  # `logs` in ssh my-app+logs@host
     kind = fields.CharEnumField(SessionKind, max_length=10, default=SessionKind.SHELL, description="SessionKind")
     command = fields.TextField(null=True)  # exec: the command; subsystem: its name

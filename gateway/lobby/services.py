@@ -47,7 +47,7 @@ class LobbyStore(Protocol):
         ...
 
     async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
-        """Newest first."""
+        """The most recently used first."""
         ...
 
     async def record(

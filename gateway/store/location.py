@@ -10,7 +10,7 @@ _EXAMPLE = "write for example: sqlite:///var/lib/homeport/homeport.db"
 
 
 def parse_database_url(text: str) -> Path:
-    """`sqlite://PATH`, `file:PATH` (the seed's spelling) or a plain path. Raises ConfigInvalid."""
+    """`sqlite://PATH`, `file:PATH` or a plain path. Raises ConfigInvalid."""
     path = text
     for prefix in ("sqlite://", "file://", "file:"):
         if text.startswith(prefix):

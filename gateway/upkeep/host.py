@@ -52,7 +52,7 @@ def disk(path: Path) -> Usage:
 
 
 def memory(cgroups: Path = _CGROUPS) -> tuple[Usage, str]:
-    """Memory in bytes and whose: that of our control group if it has a limit, else the machine's (S63)."""
+    """Memory in bytes and whose: that of our control group if it has a limit, else the machine's."""
     machine = psutil.virtual_memory()
     try:
         own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()

@@ -9,7 +9,7 @@ PROBE_SECONDS = 0.5
 
 
 class LoopLag:
-    """Sleeps and sees how much too long it slept. `run` belongs in the app's task group and ends by cancellation."""
+    """Sleeps and sees how much too long it slept. `run` ends by cancellation."""
 
     def __init__(self, observe: Callable[[float], None], *, probe_seconds: float = PROBE_SECONDS) -> None:
         self._observe = observe

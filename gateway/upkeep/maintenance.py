@@ -1,6 +1,6 @@
 """Retention: what is old goes, in order and in batches, and never anything of a session that lives.
 
-Steps run one after the other (T3: deleting and vacuuming at once is "database is locked"). A step that fails does not
+Steps run one after the other (deleting and vacuuming at once is "database is locked"). A step that fails does not
 keep the others from running; the run as a whole then counts as failed.
 """
 

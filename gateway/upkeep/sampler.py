@@ -1,4 +1,4 @@
-"""What is measured every minute into `system_metrics`, so that yesterday can be looked at today (S61–S68)."""
+"""What is measured every minute into `system_metrics`, so that yesterday can be looked at today."""
 
 from __future__ import annotations
 

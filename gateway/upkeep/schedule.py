@@ -26,7 +26,7 @@ CLOCK_CHECK_SECONDS = 30.0
 CATCH_UP_DELAY_SECONDS = 60.0
 # NTP slews smaller differences; a job that is two seconds off is on time.
 CLOCK_STEP_MIN_SECONDS = 2.0
-# A job that failed this often in a row makes the gateway's health `degraded` (S166).
+# A job that failed this often in a row makes the gateway's health `degraded`.
 FAILURES_DEGRADED_MIN = 2
 
 
