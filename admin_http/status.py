@@ -1,4 +1,4 @@
-"""What the pages show, as a protocol: whoever has the figures implements it (see gateway/upkeep/status.py)."""
+"""What the pages show, as a protocol: whoever has the figures implements it (see gateway/upkeep/upkeep.py)."""
 
 from __future__ import annotations
 

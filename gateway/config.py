@@ -173,10 +173,6 @@ class Config(_Section):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value if value is None else value.expanduser().absolute()
 
-    @property
-    def database_file(self) -> Path:
-        return self.state_dir / "homeport.db"
-
 
 def load_config(environment: Mapping[str, str] | None = None) -> Config:
     """Read the file and the process environment into one tree. Raises ConfigInvalid with the fix in its words."""

@@ -25,9 +25,6 @@ class Channel(Protocol):
     """The client's end. Every call is harmless after the channel has gone."""
 
     @property
-    def is_lost(self) -> bool: ...
-
-    @property
     def is_writing_paused(self) -> bool:
         """The client is slow: do not write more until `resume_writing`."""
         ...

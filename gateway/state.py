@@ -98,10 +98,6 @@ class Places:
         return self.state_dir / "gateway.lock"
 
     @property
-    def migration_lock(self) -> Path:
-        return self.state_dir / "migration.lock"
-
-    @property
     def control_socket(self) -> Path:
         return self.runtime_dir / "control.sock"
 

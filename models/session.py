@@ -55,6 +55,6 @@ class Session(Model):
             Index(fields=("workspace_id", "status"), name="sessions_workspace_id_status_idx"),
             # list_sessions(include_ended=True): the most recently used first
             Index(fields=("last_activity_at",), name="sessions_last_activity_idx"),
-            # sessions_left_open, count_by_kind_and_status; delete_sessions_ended_before: the oldest ended ones
+            # sessions_left_open; delete_sessions_ended_before: the oldest ended ones
             Index(fields=("status", "ended_at"), name="sessions_status_ended_at_idx"),
         )

@@ -74,17 +74,6 @@ class Archive:
                     found.append(info)
         return found
 
-    def find(self, id_or_prefix: str) -> str:
-        """The one session id that begins so. Raises CommandRefused with what to do."""
-        found = [each for each in self.session_ids() if each.startswith(id_or_prefix)] if id_or_prefix else []
-        if id_or_prefix in found:
-            return id_or_prefix
-        if not found:
-            raise CommandRefused(f'no recording "{id_or_prefix}"; list them with: homeport rec ls')
-        if len(found) > 1:
-            raise CommandRefused(f'{len(found)} recordings begin with "{id_or_prefix}"; write more of the id')
-        return found[0]
-
     def open(self, session_id: str) -> RecordingReader:
         """Raises CommandRefused when there is none, RecordingDamaged when nothing of it can be read."""
         try:

@@ -7,12 +7,9 @@ workspaces, and every stranger's key costs one look-up and gets the same answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from gateway.interfaces import AccessKey, Principal
-
-FindKey = Callable[[str], Awaitable[AccessKey | None]]
 
 # Enough to recognise a person's agent in the journal, bounded against one that offers thousands.
 OFFERED_REMEMBERED_MAX = 5

@@ -192,10 +192,6 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
     # ----------------------------------------------------------------------- gateway.session.Channel
 
     @property
-    def is_lost(self) -> bool:
-        return self._is_lost
-
-    @property
     def is_writing_paused(self) -> bool:
         return (self._is_channel_full or self._connection.is_transport_full) and not self._is_lost
 

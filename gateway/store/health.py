@@ -1,4 +1,4 @@
-"""Whether the database can be written, how large it is, and copies of it."""
+"""Whether the database can be written, and copies of it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,3 @@ class HealthQueries:
         Raises StoreUnavailable and leaves no half-made copy.
         """
         await asyncio.to_thread(copy_database, self._database.file, path)
-
-    def database_size_bytes(self) -> int:
-        return _size_bytes(self._database.file)
-
-    def wal_size_bytes(self) -> int:
-        """The write-ahead log: what has not been folded into the file yet."""
-        return _size_bytes(Path(f"{self._database.file}-wal"))
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tortoise.expressions import Q, Subquery
-from tortoise.functions import Count
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
@@ -17,7 +16,6 @@ from gateway.interfaces import (
     EndReason,
     ProgramExit,
     SessionActivity,
-    SessionKind,
     SessionRequest,
     SessionRow,
     SessionStatus,
@@ -139,13 +137,6 @@ class SessionQueries:
         if len(rows) > 1:
             raise CommandRefused(f"several sessions begin with {id_or_prefix!r}; give more of the id")
         return rows[0] if rows else None
-
-    async def count_by_kind_and_status(self) -> dict[tuple[SessionKind, SessionStatus], int]:
-        """How many sessions have not ended, for the metrics."""
-        counted = models.Session.filter(status__in=LIVE).group_by("kind", "status").annotate(session_count=Count("id"))
-        async with self._database.asked("count_by_kind_and_status"):
-            rows = await counted.values_list("kind", "status", "session_count")
-        return {(SessionKind(kind), SessionStatus(status)): count for kind, status, count in rows}
 
     async def _update_live(self, session_id: str, **values: object) -> None:
         values["last_activity_at"] = datetime.now(UTC)

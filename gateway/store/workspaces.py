@@ -62,11 +62,6 @@ class WorkspaceQueries:
             counts = await _active_session_counts([row.id for row in rows])
         return [self._workspace(row, counts.get(row.id, 0)) for row in rows]
 
-    async def count_workspaces(self) -> int:
-        """Those that are not archived."""
-        async with self._database.asked("count_workspaces"):
-            return await models.Workspace.filter(is_active=True).count()
-
     async def add_workspace(
         self,
         name: str,

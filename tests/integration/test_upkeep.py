@@ -60,9 +60,9 @@ class Running:
 async def running(state_dir: Path, runtime_dir: Path) -> AsyncIterator[Running]:
     http = {"readiness_cache_seconds": 0, "disk_free_min_bytes": 1024 * 1024}
     config = Config.model_validate({"state_dir": state_dir, "http": http})
-    backups_dir = state_dir / "backups"
+    backups_dir, database_file = state_dir / "backups", state_dir / "homeport.db"
     store = await Store.open(
-        config.database_file, backups_dir=backups_dir, workspaces_dir=state_dir / "workspaces", workspaces_max=10
+        database_file, backups_dir=backups_dir, workspaces_dir=state_dir / "workspaces", workspaces_max=10
     )
     recordings = FileRecordings(
         recordings_dir=state_dir / "recordings", spools_dir=runtime_dir / "spools", settings=config.recording
@@ -70,7 +70,7 @@ async def running(state_dir: Path, runtime_dir: Path) -> AsyncIterator[Running]:
     upkeep = Upkeep(
         config,
         version="1.2.3",
-        database_file=config.database_file,
+        database_file=database_file,
         backups_dir=backups_dir,
         store=store,
         recordings=recordings,

@@ -150,16 +150,6 @@ async def test_one_damaged_recording_does_not_hide_the_others(recordings: FileRe
     assert [info.session_id for info in await recordings.list()] == [SESSION_ID]
 
 
-async def test_a_prefix_finds_one_recording_or_says_why_not(recordings: FileRecordings) -> None:
-    for session_id in ("aaa-1", "aaa-2", "aaa"):
-        recordings.archive.recording_path(session_id).touch()
-    find = recordings.archive.find
-    assert (find("aaa-1"), find("aaa")) == ("aaa-1", "aaa")
-    for wanted, words in (("aa", "3 recordings begin"), ("b", "homeport rec ls"), ("", "homeport rec ls")):
-        with pytest.raises(CommandRefused, match=words):
-            find(wanted)
-
-
 @pytest.mark.parametrize("session_id", ["../../etc/passwd", "", "a/b", ".", "a\0b", "x" * 200])
 def test_an_id_never_becomes_another_path(recordings: FileRecordings, session_id: str) -> None:
     with pytest.raises(CommandRefused):

@@ -23,7 +23,6 @@ class RememberingChannel:
         self.output = b""
         self.errors = b""
         self.end: ProgramExit | None = None
-        self.is_lost = False
         self.is_writing_paused = False
         self.is_reading_paused = False
         self.sink: ChannelSink | None = None
@@ -67,7 +66,6 @@ class RememberingChannel:
                 await self.changed.wait()
 
     def lose(self) -> None:
-        self.is_lost = True
         assert self.sink is not None
         self.sink.channel_lost()
 

@@ -164,16 +164,3 @@ async def test_a_session_is_found_by_the_beginning_of_its_id(store: Store, works
     assert await store.find_session("0" * 500) is None
     with pytest.raises(CommandRefused, match="at least 4 characters"):
         await store.find_session("01")
-
-
-async def test_sessions_are_counted_by_kind_and_status(store: Store, workspace: Workspace) -> None:
-    ids = [await open_session(store, workspace) for _ in range(3)]
-    await store.mark_paused(ids[0])
-    exec_request = session_request(kind=SessionKind.EXEC, command=b"true")
-    await store.open_session(exec_request, workspace_id=workspace.id, shell="bash", shell_pid=3)
-    await end(store, ids[1], ProgramExit(0))
-    assert await store.count_by_kind_and_status() == {
-        (SessionKind.SHELL, SessionStatus.PAUSED): 1,
-        (SessionKind.SHELL, SessionStatus.ACTIVE): 1,
-        (SessionKind.EXEC, SessionStatus.ACTIVE): 1,
-    }

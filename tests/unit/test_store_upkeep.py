@@ -154,16 +154,6 @@ async def test_a_full_disk_is_noticed_and_freed_space_too(small_disk: Path) -> N
         await store.add_workspace("demo")
 
 
-async def test_the_sizes_are_those_of_the_files(store: Store) -> None:
-    """S170."""
-    await store.add_workspace("demo")
-    assert store.wal_size_bytes() > 4096
-    await store._database.query("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert store.wal_size_bytes() == 0
-    (pages,) = await store._database.query("PRAGMA page_count")
-    assert store.database_size_bytes() == pages["page_count"] * 4096
-
-
 async def test_a_copy_is_whole_private_and_has_what_is_only_in_the_log(store: Store, tmp_path: Path) -> None:
     """S158, T1."""
     await store.add_workspace("demo")

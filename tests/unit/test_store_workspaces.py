@@ -71,7 +71,7 @@ async def test_what_cannot_be_accepted_is_refused_before_the_database_is_asked(s
     ):
         with pytest.raises(NameRefused):
             await store.add_workspace(**arguments)  # type: ignore[arg-type]
-    assert await store.count_workspaces() == 0
+    assert await store.list_workspaces() == []
 
 
 async def test_there_are_no_more_workspaces_than_the_setting_allows(tmp_path: Path) -> None:

@@ -181,9 +181,8 @@ async def test_closing_leaves_no_task_thread_descriptor_or_log_behind(tmp_path: 
     before = left()
     async with opened_store(tmp_path) as store:
         await store.add_workspace("demo")
-        assert store.wal_size_bytes() > 0
+        assert (tmp_path / "homeport.db-wal").stat().st_size > 0
     assert left() == before
-    assert store.wal_size_bytes() == 0
     assert {path.name for path in tmp_path.iterdir()} == {"homeport.db", "homeport.db.lock"}
 
 
@@ -201,7 +200,7 @@ async def test_a_store_opened_in_one_task_answers_in_all_tasks(tmp_path: Path) -
     try:
         opened.set_result(store)
         assert await made_before == 0
-        assert await store.count_workspaces() == 0
+        assert await store.list_workspaces() == []
     finally:
         await context.__aexit__(None, None, None)
 
