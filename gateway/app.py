@@ -203,12 +203,10 @@ class Gateway:
 
     async def begin_stop(self, end_all: bool) -> StopBegun:
         """For `homeport stop`: what will be kept, and the stop set in motion once the answer is on its way."""
-        kept = [
-            row for row in await self.store.sessions_left_open() if row.columns is not None
-        ]  # terminals; pipes break
+        kept = [] if end_all else await self.sessions_to_keep()
         ended_count = len(self.keepers.running()) if end_all else 0
         asyncio.get_running_loop().call_soon(lambda: self.ask_to_stop(end_all=end_all))
-        return StopBegun(was_running=True, kept=[] if end_all else kept, ended_count=ended_count)
+        return StopBegun(was_running=True, kept=kept, ended_count=ended_count)
 
     async def sessions_to_keep(self) -> list[SessionRow]:
         """The terminals that go on without a gateway; pipes break with theirs."""

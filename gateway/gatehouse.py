@@ -6,10 +6,9 @@ tell apart, and a login is in the log at once anyway. The number waiting is boun
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 from gateway.events import Event
 from gateway.forwards import Dialler
@@ -17,9 +16,7 @@ from gateway.interfaces import AccessKey, Principal, SessionRequest
 from gateway.journal import JournalAction
 from gateway.log import log_failure
 from gateway.session import Channel
-from gateway.sessions import Sessions
-
-Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+from gateway.sessions import Sessions, Spawn
 
 
 class LoginFacts(Protocol):
