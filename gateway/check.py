@@ -26,6 +26,7 @@ from gateway.privileges import become
 from gateway.services import database_file
 from gateway.state import Places
 from gateway.store.migrate import schema_status
+from gateway.upkeep.schedule import check_cron
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _checks(config: Config) -> Iterator[Check]:
     places = state.find(config)
     is_running = False
     if places is None:
-        yield Check("state", "warning", f"there is none yet in {config.state_dir}; the first start makes it")
+        yield _new_state(config.state_dir)
     else:
         yield Check("state", "ok", f"{places.state_dir}, runtime directory {places.runtime_dir}")
         yield _database(config, places)
@@ -78,6 +79,18 @@ def _checks(config: Config) -> Iterator[Check]:
     yield _walls(config)
     for name, address in (("ssh.listen", config.ssh.listen), ("http.listen", config.http.listen)):
         yield _listener(name, address, is_running=is_running)
+    yield _schedule(config)
+
+
+def _new_state(state_dir: Path) -> Check:
+    """Whether a first start could make it: what is there of the path is a directory this account may write to."""
+    nearest = state_dir.absolute()
+    while not os.access(nearest, os.F_OK) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        obstacle = f"{nearest} is no directory this account may write to"
+        return Check("state", "failed", f"cannot make {state_dir}: {obstacle}; name another in HOMEPORT_STATE_DIR")
+    return Check("state", "warning", f"there is none yet in {state_dir}; the first start makes it")
 
 
 def _database(config: Config, places: Places) -> Check:
@@ -126,6 +139,20 @@ def _walls(config: Config) -> Check:
     if warnings:
         return Check("isolation", "warning", f"{launcher.name}: {'; '.join(warnings)}")
     return Check("isolation", "ok", launcher.name)
+
+
+def _schedule(config: Config) -> Check:
+    expressions = {
+        "metrics": config.schedule.metrics,
+        "maintenance": config.schedule.maintenance,
+        "backup": config.schedule.backup,
+    }
+    try:
+        for name, expression in expressions.items():
+            check_cron(name, expression)
+    except GatewayError as error:
+        return Check("schedule", "failed", error.user_message)
+    return Check("schedule", "ok", f"{', '.join(expressions)}; times are UTC")
 
 
 def _listener(name: str, address: Address, *, is_running: bool) -> Check:
