@@ -75,9 +75,11 @@ class Handover:
                 log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace; ending it")
                 await tell_keeper(keeper.terminate())
                 continue
-            with contextlib.suppress(KeeperGone):  # then its rows are lost, below
+            try:
                 for kept in await keeper.list():
                     await self._take(keeper, workspace, kept, rows)
+            except (KeeperGone, KeeperRefused) as error:  # then its rows are lost, below; the others are not
+                log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
         for row in rows.values():
             await self._end_row(row)
         recorded = frozenset(live.session.session_id for live in self._sessions.live() if live.recorder is not None)
