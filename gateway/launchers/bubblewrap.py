@@ -97,8 +97,12 @@ class BubblewrapLauncher:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, env={}, check=False
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
+        except (
+            subprocess.TimeoutExpired
+        ):  # its own words are the whole command line, and health shows ours to strangers
+            return f"bwrap did not end within {PROBE_SECONDS} s"
+        except OSError as error:
+            return f"bwrap cannot be started: {error.strerror}"
         words = done.stderr.decode(errors="replace").strip().splitlines()
         return "" if done.returncode == 0 else (words[-1] if words else f"bwrap ended with {done.returncode}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ async def test_bubblewrap_asked_for_by_name_is_never_replaced(monkeypatch: pytes
     working(monkeypatch, reason="bwrap: setting up uid map: Permission denied")
     with pytest.raises(StartRefused, match=r"uid map.*user namespaces"):
         await choose_launcher("bubblewrap", listeners_are_loopback=True)
+
+
+async def test_a_probe_that_hangs_names_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is shown at /healthz, and a TimeoutExpired prints its whole command."""
+
+    def hang(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 15)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert BubblewrapLauncher(SYSTEM).probe() == "bwrap did not end within 15 s"
 
 
 async def test_none_asked_for_by_name_is_taken_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
