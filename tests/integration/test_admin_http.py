@@ -106,7 +106,7 @@ async def ask(address: Address, path: str, *, method: str = "GET", host: str = "
 
 
 async def test_healthz_tells_status_version_uptime_and_warnings() -> None:
-    """S175: the same fields as the seed's public health page."""
+    """Monitors depend on these names."""
     async with serving(FakeStatus()) as address:
         reply = await ask(address, "/healthz")
     body = reply.json()
@@ -117,7 +117,7 @@ async def test_healthz_tells_status_version_uptime_and_warnings() -> None:
 
 
 async def test_a_degraded_gateway_is_alive() -> None:
-    """S178: 207 confuses probes; degraded is a word in a 200."""
+    """207 confuses probes; degraded is a word in a 200."""
     async with serving(FakeStatus(degraded=True)) as address:
         reply = await ask(address, "/healthz")
     assert (reply.status, reply.json()["status"]) == (200, "degraded")
@@ -176,7 +176,7 @@ async def test_head_is_get_without_the_body(path: str) -> None:
 async def test_every_answer_has_the_security_headers_and_none_names_the_server(
     request_bytes: bytes, status: int
 ) -> None:
-    """S196. A malformed request is answered by another path inside aiohttp, with its name and version on it."""
+    """A malformed request is answered by another path inside aiohttp, with its name and version on it."""
     async with serving(FakeStatus()) as address:
         reply = await exchange(address, request_bytes)
     assert reply.status == status

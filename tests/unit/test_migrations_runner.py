@@ -81,7 +81,7 @@ async def test_a_missing_file_is_made_private_and_complete(tmp_path: Path) -> No
 
 
 async def test_upgrading_a_filled_database_keeps_every_row(filled: Path) -> None:
-    """S131: the second migration on a database with rows in every table."""
+    """The second migration on a database with rows in every table."""
     before = rows(filled)
     assert await upgrade(filled, SECOND) == [SECOND.version]
     check_database(filled)  # integrity and foreign keys
@@ -317,7 +317,7 @@ async def test_writers_next_door_do_not_spoil_the_copy(filled: Path) -> None:
 
 @pytest.mark.slow
 def test_the_generator_finds_no_change_between_models_and_migrations(tmp_path: Path) -> None:
-    """S10: whoever changes a model writes a migration. Offline: it must not look at any database."""
+    """Whoever changes a model writes a migration. Offline: it must not look at any database."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in ("models", "migrations", "gateway"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The schema that the migrations make: the seed's columns, indexes and defaults, states it refuses (S12-S69, S130)."""
+"""The schema that the migrations make: columns, indexes and defaults, and states it refuses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tortoise.models import Model
 import models
 from tests.support.store import migrated_file
 
-# table → column → (affinity, not null, default), as in the seed's Prisma schema, names in snake_case. "now" is
-# CURRENT_TIMESTAMP. github_repo and github_url are nullable here (S24), system_metrics.id is an integer (S61).
-SEED: dict[str, dict[str, tuple[str, bool, str | None]]] = {
+# table → column → (affinity, not null, default), names in snake_case. "now" is
+# CURRENT_TIMESTAMP. github_repo and github_url are nullable here, system_metrics.id is an integer.
+PROMISED: dict[str, dict[str, tuple[str, bool, str | None]]] = {
     "settings": {
         "id": ("TEXT", True, "'singleton'"),
         "github_token": ("TEXT", False, None),
@@ -109,24 +109,22 @@ def affinity(declared: str) -> str:
     return {"VARCHAR": "TEXT", "TIMESTAMP": "DATETIME", "INT": "INTEGER", "BIGINT": "INTEGER"}.get(declared, declared)
 
 
-@pytest.mark.parametrize("table", SEED)
-async def test_every_column_of_the_seed_is_there_with_its_type_and_default(
+@pytest.mark.parametrize("table", PROMISED)
+async def test_every_promised_column_is_there_with_its_type_and_default(
     database: sqlite3.Connection, table: str
 ) -> None:
-    """S12-S68, S130, S141."""
     found = {
         name: (affinity(declared), bool(not_null), "now" if default == "CURRENT_TIMESTAMP" else default)
         for _, name, declared, not_null, default, _ in database.execute(f"PRAGMA table_info({table})")
     }
-    assert {name: found.get(name) for name in SEED[table]} == SEED[table]
+    assert {name: found.get(name) for name in PROMISED[table]} == PROMISED[table]
     keys = [name for _, name, _, _, _, key in database.execute(f"PRAGMA table_info({table})") if key]
     assert keys == ["id"]
 
 
-async def test_every_index_of_the_seed_is_there(database: sqlite3.Connection) -> None:
-    """S132-S136."""
+async def test_every_promised_index_is_there(database: sqlite3.Connection) -> None:
     found = set()
-    for table in SEED:
+    for table in PROMISED:
         for _, name, is_unique, *_ in database.execute(f"PRAGMA index_list({table})").fetchall():
             columns = tuple(column for _, _, column in database.execute(f"PRAGMA index_info({name})"))
             found.add((table, columns, bool(is_unique)))
@@ -204,7 +202,7 @@ async def test_the_database_accepts_the_possible_states(database: sqlite3.Connec
 async def test_names_and_repositories_are_taken_in_any_case_and_several_workspaces_have_none(
     database: sqlite3.Connection,
 ) -> None:
-    """S132, S133: unique without case; nulls are not equal to each other."""
+    """Unique without case; nulls are not equal to each other."""
     add = "INSERT INTO workspaces (id, name, slug, local_path, github_repo, github_url) VALUES (?, ?, ?, '/w', ?, 'u')"
     database.execute(add, ("1", "Demo", "demo", "octocat/Hello"))
     database.execute(add, ("2", "two", "two", None))
@@ -216,7 +214,6 @@ async def test_names_and_repositories_are_taken_in_any_case_and_several_workspac
 
 
 async def test_deleting_a_workspace_deletes_its_sessions(database: sqlite3.Connection) -> None:
-    """S46."""
     insert(database, NEW_WORKSPACE)
     insert(database, NEW_SESSION, workspace_id="'w'")
     database.execute("DELETE FROM workspaces")

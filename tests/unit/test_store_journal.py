@@ -23,7 +23,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def test_a_fact_is_kept_with_its_details_newest_first(store: Store) -> None:
-    """S50-S59."""
     await store.record(
         JournalAction.LOGIN,
         success=True,
@@ -72,7 +71,7 @@ def test_details_are_bounded_in_number() -> None:
 
 
 async def test_a_flood_of_refused_logins_writes_few_rows_and_one_count(tmp_path: Path) -> None:
-    """Section 3 of the seed map, 37: one row per attempt would let a stranger fill the disk."""
+    """One row per attempt would let a stranger fill the disk."""
     async with opened_store(tmp_path) as store:
         for _ in range(200):
             await store.record(JournalAction.LOGIN, success=False, client_ip="203.0.113.5")
@@ -113,7 +112,6 @@ def test_a_whole_ipv6_network_is_one_source() -> None:
 
 
 async def test_measurements_are_read_back_newest_first(store: Store) -> None:
-    """S61-S68."""
     await store.add_metrics(
         [Measurement("cpu_usage", 12.5, "percent", {"cpus": 2}), Measurement("fd_used", 40, "count")]
     )
@@ -130,7 +128,6 @@ async def test_measurements_are_read_back_newest_first(store: Store) -> None:
 
 
 async def test_settings_are_one_row_however_often_they_change(store: Store) -> None:
-    """S12, S18, S19, S86, S90."""
     assert (await store.theme(), await store.preferences()) == (None, {})
     await store.set_theme("dark")
     await store.set_preferences({"shell": "zsh", "unknown": [1]})

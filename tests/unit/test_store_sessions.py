@@ -44,7 +44,6 @@ async def end(store: Store, session_id: str, exit: ProgramExit, reason: EndReaso
 
 
 async def test_an_opened_session_has_its_whole_row(store: Store, workspace: Workspace) -> None:
-    """S35-S48."""
     request = session_request()
     await store.open_session(request, workspace_id=workspace.id, shell="zsh", shell_pid=7, recording="r", name="logs")
     row = await row_of(store, request.session_id)
@@ -92,7 +91,7 @@ async def test_a_session_detaches_and_is_attached_again(store: Store, workspace:
 async def test_the_end_is_kept_as_it_was(
     store: Store, workspace: Workspace, exit: ProgramExit, reason: EndReason
 ) -> None:
-    """S45: code or signal, or neither; never a made-up 0."""
+    """Code or signal, or neither; never a made-up 0."""
     session_id = await open_session(store, workspace)
     assert await end(store, session_id, exit, reason)
     row = await row_of(store, session_id)
@@ -103,7 +102,7 @@ async def test_the_end_is_kept_as_it_was(
 
 
 async def test_a_terminated_session_never_comes_back(store: Store, workspace: Workspace) -> None:
-    """S148: neither a late detach nor a late flush nor a second end changes it."""
+    """Neither a late detach nor a late flush nor a second end changes it."""
     session_id = await open_session(store, workspace)
     await end(store, session_id, ProgramExit(3))
     before = await row_of(store, session_id)
@@ -115,7 +114,7 @@ async def test_a_terminated_session_never_comes_back(store: Store, workspace: Wo
 
 
 async def test_the_end_of_a_session_is_the_last_use_of_its_workspace(store: Store, workspace: Workspace) -> None:
-    """S32: so that idleness is true."""
+    """So that idleness is true."""
     session_id = await open_session(store, workspace)
     ended_at = datetime.now(UTC) + timedelta(hours=1)
     await store.end_session(
@@ -127,7 +126,6 @@ async def test_the_end_of_a_session_is_the_last_use_of_its_workspace(store: Stor
 
 
 async def test_activity_is_written_in_one_batch(store: Store, workspace: Workspace) -> None:
-    """S119, T26."""
     ids = [await open_session(store, workspace) for _ in range(20)]
     later = datetime.now(UTC) + timedelta(minutes=5)
     await store.flush_activity([SessionActivity(id, later, number, number * 2) for number, id in enumerate(ids)])

@@ -48,7 +48,7 @@ async def ended_session(store: Store, workspace_id: str, *, days_ago: float) -> 
 
 
 async def test_only_sessions_that_ended_long_ago_are_deleted_and_their_ids_returned(store: Store) -> None:
-    """S79, S114, S180, T10: however old and quiet, a session that has not ended keeps its row."""
+    """However old and quiet, a session that has not ended keeps its row."""
     workspace = await store.add_workspace("demo")
     old = [await ended_session(store, workspace.id, days_ago=8 + number) for number in range(3)]
     recent = await ended_session(store, workspace.id, days_ago=6)
@@ -62,7 +62,6 @@ async def test_only_sessions_that_ended_long_ago_are_deleted_and_their_ids_retur
 
 
 async def test_old_journal_rows_and_measurements_are_deleted_in_batches(store: Store) -> None:
-    """S181, S182."""
     for _ in range(5):
         await store.record(JournalAction.LOGOUT, success=True)
         await store.add_metrics([Measurement("cpu_usage", 1, "percent")])
@@ -96,14 +95,13 @@ async def test_a_writable_database_is_writable_and_the_probe_leaves_nothing(stor
 
 
 async def test_every_file_of_the_database_is_private(store: Store) -> None:
-    """S1."""
     await store.add_workspace("demo")
     files = {path.name: path.stat().st_mode & 0o777 for path in store._database.file.parent.glob("homeport.db*")}
     assert files == dict.fromkeys(["homeport.db", "homeport.db-shm", "homeport.db-wal", "homeport.db.lock"], 0o600)
 
 
 async def test_the_connection_has_its_pragmas(store: Store) -> None:
-    """Section 3 of the seed map, 44: without foreign_keys a cascade is silently off."""
+    """Without foreign_keys a cascade is silently off."""
     pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 5000}
     found = {name: next(iter((await store._database.query(f"PRAGMA {name}"))[0].values())) for name in pragmas}
     assert found == pragmas
@@ -155,7 +153,6 @@ async def test_a_full_disk_is_noticed_and_freed_space_too(small_disk: Path) -> N
 
 
 async def test_a_copy_is_whole_private_and_has_what_is_only_in_the_log(store: Store, tmp_path: Path) -> None:
-    """S158, T1."""
     await store.add_workspace("demo")
     copy = tmp_path / "copy.db"
     await store.backup_to(copy)
@@ -250,7 +247,6 @@ async def test_the_question_is_answered_by_its_index(store: Store, question: str
     ],
 )
 def test_the_database_may_be_named_by_url_or_path(text: str, path: str) -> None:
-    """S4."""
     assert str(parse_database_url(text)) == path
 
 

@@ -31,7 +31,6 @@ async def test_a_workspace_is_found_by_its_name_in_any_case(store: Store) -> Non
 
 
 async def test_paths_come_from_the_id_alone(store: Store, tmp_path: Path) -> None:
-    """S22, S27, S101."""
     workspace = await store.add_workspace("demo", id="0193-made-before")
     assert workspace.home == tmp_path / "workspaces" / "0193-made-before" / "home"
     assert workspace.tree == tmp_path / "workspaces" / "0193-made-before" / "tree"
@@ -40,7 +39,6 @@ async def test_paths_come_from_the_id_alone(store: Store, tmp_path: Path) -> Non
 
 
 async def test_a_repository_gives_its_url_and_a_url_its_repository(store: Store) -> None:
-    """S24, S25."""
     by_repo = await store.add_workspace("a", github_repo="octocat/Hello-World")
     assert by_repo.github_url == "https://github.com/octocat/Hello-World"
     by_url = await store.add_workspace("b", github_url="git@github.com:octocat/spoon.git")
@@ -52,7 +50,6 @@ async def test_a_repository_gives_its_url_and_a_url_its_repository(store: Store)
 
 
 async def test_a_taken_name_and_a_taken_repository_have_different_words(store: Store) -> None:
-    """S100."""
     await store.add_workspace("demo", github_repo="octocat/hello")
     with pytest.raises(NameTaken, match="a workspace named 'demo' exists already; choose another name, like demo-2"):
         await store.add_workspace("DEMO")
@@ -75,7 +72,7 @@ async def test_what_cannot_be_accepted_is_refused_before_the_database_is_asked(s
 
 
 async def test_there_are_no_more_workspaces_than_the_setting_allows(tmp_path: Path) -> None:
-    """S109. Archived ones do not count."""
+    """Archived ones do not count."""
     async with opened_store(tmp_path, workspaces_max=2) as store:
         first = await store.add_workspace("one")
         await store.add_workspace("two")
@@ -115,7 +112,6 @@ async def test_recording_is_switched_and_a_sync_is_remembered(store: Store) -> N
 
 
 async def test_the_list_counts_attached_sessions(store: Store) -> None:
-    """S97, S138."""
     one, two = await store.add_workspace("one"), await store.add_workspace("two")
     await store.add_workspace("three")
     await open_session(store, one)
@@ -129,7 +125,6 @@ async def test_the_list_counts_attached_sessions(store: Store) -> None:
 async def test_the_list_takes_the_same_number_of_queries_however_long_it_is(
     store: Store, statements: list[str]
 ) -> None:
-    """S138."""
 
     async def queries() -> int:
         statements.clear()

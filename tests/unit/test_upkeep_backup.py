@@ -77,7 +77,7 @@ def rows_in(packed: Path, tmp_path: Path) -> int:
 async def test_a_backup_of_a_live_database_restores_with_every_row(
     database: Database, directory: Path, tmp_path: Path
 ) -> None:
-    """T1: a copy of the file alone opened with "no such table"; the rows stand in the write-ahead log."""
+    """A copy of the file alone opened with "no such table"; the rows stand in the write-ahead log."""
     made = await backups_of(database, directory).make()
     assert rows_in(made.path, tmp_path) == 5000
     assert made.size_bytes == made.path.stat().st_size
@@ -85,7 +85,7 @@ async def test_a_backup_of_a_live_database_restores_with_every_row(
 
 
 async def test_a_backup_is_private_and_named_by_its_time(database: Database, directory: Path) -> None:
-    """S157. It holds what the database holds; a lenient umask must not open it."""
+    """It holds what the database holds; a lenient umask must not open it."""
     before = os.umask(0)
     try:
         made = await backups_of(database, directory).make()
@@ -120,7 +120,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_newest_are_kept_and_foreign_files_are_left_alone(database: Database, directory: Path) -> None:
-    """S161, T2: one rule, by the time in the name; `ls -t | xargs rm` removed whatever was touched last."""
+    """One rule, by the time in the name; `ls -t | xargs rm` removed whatever was touched last."""
     directory.mkdir()
     for day in range(1, 8):
         (directory / f"homeport-2025010{day}T020000Z.db.gz").write_bytes(b"old")
@@ -231,7 +231,7 @@ async def test_backups_asked_for_at_once_are_made_one_after_the_other(database: 
 
 
 async def test_a_missed_day_is_overdue_and_a_fresh_backup_is_not(database: Database, directory: Path) -> None:
-    """S165: a laptop is off at two in the morning, every night."""
+    """A laptop is off at two in the morning, every night."""
     backups = backups_of(database, directory)
     assert backups.age_seconds() is None
     assert await backups.is_overdue()

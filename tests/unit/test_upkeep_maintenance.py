@@ -62,7 +62,7 @@ def maintenance(store: FakeStore, recordings: FakeRecordings, live: Collection[s
 
 
 async def test_steps_run_in_order_each_with_its_own_age() -> None:
-    """S179–S182 and T3: together, deletes and vacuum were "database is locked"."""
+    """Together, deletes and vacuum were "database is locked"."""
     store, recordings = FakeStore(), FakeRecordings()
     await maintenance(store, recordings).run()
     assert store.calls == [
@@ -75,7 +75,7 @@ async def test_steps_run_in_order_each_with_its_own_age() -> None:
 
 
 async def test_many_rows_go_in_batches_and_are_counted() -> None:
-    """S184. One transaction over a million rows would keep every login waiting."""
+    """One transaction over a million rows would keep every login waiting."""
     store, recordings = FakeStore(sessions=BATCH_ROWS + 3, auth_logs=2 * BATCH_ROWS, metrics=1), FakeRecordings()
     done = await maintenance(store, recordings).run()
     assert (done.session_count, done.auth_log_count, done.metric_count) == (BATCH_ROWS + 3, 2 * BATCH_ROWS, 1)
@@ -90,7 +90,7 @@ async def test_recordings_of_removed_sessions_go_with_them() -> None:
 
 
 async def test_the_recording_of_a_session_that_lives_is_kept_however_old_it_is() -> None:
-    """T10: a build that is quiet for a week is not a dead session."""
+    """A build that is quiet for a week is not a dead session."""
     recordings = FakeRecordings(unused=["alive", "orphan"])
     done = await maintenance(FakeStore(), recordings, live=["alive"]).run()
     assert (recordings.deleted, done.recording_count) == (["orphan"], 1)

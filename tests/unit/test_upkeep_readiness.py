@@ -53,7 +53,7 @@ async def test_a_draining_gateway_says_so_at_once_and_probes_nothing() -> None:
 
 
 async def test_a_storm_of_probers_is_one_check() -> None:
-    """S173 writes to the database: a hundred probers must not."""
+    """The probe writes to the database: a hundred probers must not."""
     check = Scripted()
     check.gate = asyncio.Event()
     ready = ready_by(check)
@@ -185,7 +185,7 @@ def test_the_reserve_of_pseudo_terminals_is_not_available(tmp_path: Path) -> Non
 
 
 def test_the_memory_figure_is_that_of_the_control_group_when_it_has_a_limit(tmp_path: Path) -> None:
-    """S63: in a container the machine's figure would say nothing."""
+    """In a container the machine's figure would say nothing."""
     own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
     (tmp_path / own).mkdir(parents=True, exist_ok=True)
     (tmp_path / own / "memory.max").write_text("1000000\n")

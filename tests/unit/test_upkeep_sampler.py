@@ -9,7 +9,7 @@ from gateway.events import Event
 from gateway.interfaces import Measurement
 from gateway.upkeep.sampler import LoginTally, Sampler
 
-# S62–S66: the seed's four, and what readiness depends on.
+# The four that history promises, and what readiness depends on.
 EXPECTED = {"cpu_usage", "memory_usage", "disk_usage", "active_sessions", "loop_lag_ms", "auth_failures", "fd_used",
             "pty_used", "db_bytes", "wal_bytes", "backup_age_s"}  # fmt: skip
 
@@ -49,7 +49,6 @@ async def test_each_figure_is_there_once_with_its_unit(tmp_path: Path) -> None:
 
 
 async def test_active_sessions_are_those_with_a_client_and_the_kinds_are_told(tmp_path: Path) -> None:
-    """S65."""
     row = (await sampled(tmp_path))["active_sessions"]
     assert (row.value, row.metadata) == (3, {"shell": 2, "exec": 1, "paused": 4})
 

@@ -107,7 +107,6 @@ async def test_a_failure_is_kept_logged_and_told_to_the_one_who_asked(caplog: py
 
 
 async def test_health_is_told_after_two_failures_and_no_more_after_a_success() -> None:
-    """S166."""
     work = Work(is_held=False)
     work.failure = RuntimeError("/secret")
     async with running(job(work)) as schedule:

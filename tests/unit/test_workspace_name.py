@@ -1,4 +1,4 @@
-"""What a workspace may be called and where it may come from (S142-S149, T14-T17)."""
+"""What a workspace may be called and where it may come from."""
 
 from __future__ import annotations
 
