@@ -158,10 +158,24 @@ class Sessions:
         live.row = self._spawn(self._write_row(live, request, inside), f"row:{request.session_id}")
         if live.recorder is not None and request.terminal is not None:
             live.recorder.mark_attach(request.principal.name, request.terminal.size)
-            if self._login_notice and request.kind is SessionKind.SHELL:
-                channel.write_stderr(f"homeport: {self._login_notice}\r\n".encode())
+            if request.kind is SessionKind.SHELL:
+                for notice in self._notices(workspace):
+                    channel.write_stderr(f"homeport: {notice}\r\n".encode())
         live.session.attach(channel)
         return live
+
+    def _notices(self, workspace: Workspace) -> list[str]:
+        """What whoever opens a shell should know; never said on the streams of commands and transfers."""
+        notices = [self._login_notice] if self._login_notice else []
+        kept = sum(
+            live.session.is_terminal and not live.is_attached and live.end_reason is EndReason.EXIT
+            for live in self._live.values()
+            if live.workspace.id == workspace.id
+        )
+        # TODO: goes when a login can attach to them.
+        if kept > 1:  # the new one is not attached yet
+            notices.append(f"earlier terminals still running here: {kept - 1}; see: homeport sessions")
+        return notices
 
     async def _write_row(self, live: Live, request: SessionRequest, inside: Inside) -> None:
         """No row, no program: what cannot be recorded is ended, with words."""

@@ -60,7 +60,7 @@ def welcome(trial: Trial, problems: Sequence[str] = ()) -> str:
     shown_host = f"[{host}]" if ":" in host else host
     parts = [f"homeport: {note}" for note in (*trial.caller.notes, *problems)]
     if trial.caller.is_trial_key:
-        parts.append("homeport: no usable key in ~/.ssh, so a key for this trial was made; the line below uses it")
+        parts.append("homeport: no usable key in ~/.ssh, so the trial has a key of its own; the line below uses it")
     if shutil.which("ssh", path=DEFAULT_PATH) is None:
         parts.append("homeport: there is no ssh client on this machine; install one (apt-get install openssh-client)")
     if trial.isolation == "none":

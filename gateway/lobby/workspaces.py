@@ -81,7 +81,7 @@ async def _ls(lobby: LobbyContext, args: Namespace) -> int:
         )
         for workspace in workspaces
     ]
-    await lobby.print_table(("NAME", "SESSIONS", "REPOSITORY", "BRANCH", "MADE"), rows)
+    await lobby.print_table(("NAME", "ATTACHED", "REPOSITORY", "BRANCH", "MADE"), rows)
     return EXIT_OK
 
 
