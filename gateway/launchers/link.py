@@ -172,12 +172,12 @@ class KeeperLink:
         return {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
 
     async def terminate(self) -> None:
-        """End the keeper and all in the workspace; by force if it does not answer."""
+        """End the keeper and all in the workspace; by force if it does not answer, or refuses."""
         try:
             await self._ask("terminate")
             async with asyncio.timeout(self._conversation.answer_seconds):
                 await self._closed.wait()
-        except (KeeperGone, TimeoutError):
+        except (KeeperGone, KeeperRefused, TimeoutError):
             if not self._closed.is_set():
                 self._kill()
                 self._conversation.end()

@@ -294,3 +294,12 @@ async def test_requests_wait_in_a_bounded_queue_for_a_keeper_that_does_not_read(
     assert all(isinstance(result, KeeperGone) for result in results)
     liar.link.close()
     liar.socket.close()
+
+
+async def test_a_keeper_that_refuses_to_end_is_ended_by_force(liar: Liar) -> None:
+    task = asyncio.create_task(liar.link.terminate())
+    request = await liar.request()
+    liar.say({"id": request["id"], "error": {"code": "no", "message": "I stay"}})
+    await task
+    assert liar.killed == 1
+    assert liar.link.closed.is_set()
