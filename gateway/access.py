@@ -11,14 +11,9 @@ from gateway.interfaces import Decision, Principal
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def may_enter(principal: Principal, workspace_name: str, *, exists: bool, names: Iterable[str]) -> Decision:
-    """Decide whether a principal may enter a workspace.
-
-    The words are the same for a missing workspace and one outside the key's scope, and suggestions come from the
-    scope alone: a scoped key learns nothing about the rest.
-    """
-    if exists and principal.may_enter(workspace_name):
-        return Decision.allow()
+def no_such_workspace(principal: Principal, workspace_name: str, *, names: Iterable[str]) -> str:
+    """What a principal hears who may not enter, whether the workspace is missing or outside the key's scope: the same
+    words, and suggestions from the scope alone, so that a scoped key learns nothing about the rest."""
     visible = sorted(name for name in names if principal.may_enter(name))
     near = difflib.get_close_matches(workspace_name, visible, n=1, cutoff=0.6)
     if near:
@@ -27,9 +22,7 @@ def may_enter(principal: Principal, workspace_name: str, *, exists: bool, names:
         hint = f"; this key may enter {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}."
     else:
         hint = "."
-    return Decision.refuse(
-        f'no workspace named "{workspace_name}"{hint} A new one is made on the host: homeport new NAME'
-    )
+    return f'no workspace named "{workspace_name}"{hint} A new one is made on the host: homeport new NAME'
 
 
 def may_forward_to(address: IpAddress, port: int, *, closed_ports: frozenset[int]) -> Decision:

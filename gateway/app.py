@@ -257,7 +257,7 @@ class Gateway:
             if was_serving:
                 log_event(Event.GATEWAY_DRAINING, session_count=len(self.sessions.live()))
                 notify.stopping()
-                await self._drain()
+                await self._drain_in_time()
         finally:
             for task in self._long_lived:
                 task.cancel()
@@ -271,6 +271,14 @@ class Gateway:
                 self.state = GatewayState.STOPPED
                 if was_serving:
                     log_event(Event.GATEWAY_STOPPED)
+
+    async def _drain_in_time(self) -> None:
+        """systemd and `homeport stop` give up after a minute; a keeper that hangs must not cost the rest its order."""
+        try:
+            async with asyncio.timeout(self.config.session.drain_seconds + 2 * STOP_SECONDS):
+                await self._drain()
+        except TimeoutError:
+            log_warning(Event.GATEWAY_WARNED, reason="draining took too long; what is left goes on without us")
 
     async def _drain(self) -> None:
         self.ssh.stop_listening()

@@ -8,9 +8,12 @@ gateway's own listeners are closed to it whatever they are called.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from gateway import access
 from gateway.errors import LoginRefused
@@ -18,6 +21,9 @@ from gateway.interfaces import Keepers, Principal, Workspace
 
 CONNECT_SECONDS = 10.0
 RESOLVE_SECONDS = 5.0
+
+RESOLVERS_MAX = 2
+_RESOLVERS = ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="resolver")
 
 FindWorkspace = Callable[[Principal, str], Awaitable[Workspace]]
 
@@ -62,11 +68,28 @@ class Dialler:
 
 
 async def _resolve(host: str) -> list[access.IpAddress]:
-    """The host's addresses, without asking a resolver when it is one already (`127.1` is one for getaddrinfo)."""
+    """The host's addresses. Only a real name is looked up, by threads of its own: a slow name server must not keep the
+    rest of the gateway waiting for a thread."""
+    if host.lower().rstrip(".") == "localhost":
+        return [ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")]
+    literal = _literal(host)
+    if literal is not None:
+        return [literal]
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(
+                _RESOLVERS, partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+            )
     except (OSError, UnicodeError) as error:
         raise ConnectionRefusedError(f"cannot resolve the name: {error}") from None
-    unique = dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found)
-    return list(unique)
+    return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+
+
+def _literal(host: str) -> access.IpAddress | None:
+    """An address as written, also in the short forms of inet(3): `127.1` and `2130706433` are 127.0.0.1."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.partition("%")[0])
+    with contextlib.suppress(OSError, ValueError):
+        return None if any(map(str.isspace, host)) else ipaddress.IPv4Address(socket.inet_aton(host))
+    return None

@@ -102,12 +102,21 @@ class Handover:
                 await keeper.forget(kept.session_id)
         except KeeperRefused as error:
             log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
+        except KeeperGone:
+            raise
+        except Exception:
+            log_failure(Event.SESSION_FAILED, session_id=kept.session_id, reason="adoption")
 
     async def _adopt(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, row: SessionRow) -> None:
         program = await keeper.adopt(kept.session_id, until_confirmed=True)
         size = WindowSize(row.columns or 0, row.rows or 0)
         terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
-        live = self._sessions.track(workspace, keeper, program, row.kind, terminal)
+        try:
+            live = self._sessions.track(workspace, keeper, program, row.kind, terminal)
+        except Exception:
+            program.close()
+            await tell_keeper(keeper.release(kept.session_id))
+            raise
         live.session.bytes_in, live.session.bytes_out = row.bytes_in, row.bytes_out
         if live.recorder is not None:
             if program.backlog_lost_bytes:

@@ -6,6 +6,7 @@ Nothing here does I/O. A value is parsed once, at the edge it came in by, and is
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -233,6 +234,12 @@ class Program:
     stderr_fd: int | None = None
     backlog: bytes = b""  # adopted: output read by the keeper while nobody owned the terminal
     backlog_lost_bytes: int = 0  # adopted: how much older output the keeper's ring dropped before `backlog`
+
+    def close(self) -> None:
+        """Close the descriptors of a program that no session took over."""
+        for fd in (self.terminal_fd, self.stdin_fd, self.stdout_fd, self.stderr_fd):
+            if fd is not None:
+                os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

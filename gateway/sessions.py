@@ -153,7 +153,13 @@ class Sessions:
         inside = self._launcher.inside(workspace)
         spec = program_spec(request, workspace, inside)
         keeper, program = await self._start(workspace, spec)
-        live = self.track(workspace, keeper, program, request.kind, request.terminal)
+        try:
+            live = self.track(workspace, keeper, program, request.kind, request.terminal)
+        except Exception:
+            program.close()
+            await tell_keeper(keeper.hang_up(program.session_id))
+            await tell_keeper(keeper.forget(program.session_id))
+            raise
         # Written beside the first output, not before it. The store keeps the order: this row, then what changes it.
         live.row = self._spawn(self._write_row(live, request, inside), f"row:{request.session_id}")
         if live.recorder is not None and request.terminal is not None:
@@ -281,7 +287,9 @@ class Sessions:
             return
         most = self._config.session.terminals_per_workspace_max
         if sum(live.session.is_terminal for live in self._live.values() if live.workspace.id == workspace.id) >= most:
-            raise LoginRefused(f"{most} terminals are open in this workspace; end some: homeport sessions")
+            raise LoginRefused(
+                f"{most} terminals are open in this workspace; see: homeport sessions, and end some: homeport kill ID"
+            )
 
     async def workspace_for(self, principal: Principal, login_name: str) -> Workspace:
         """The workspace a principal asked for by login name. Raises WorkspaceMissing or LoginRefused, with words."""
@@ -291,10 +299,10 @@ class Sessions:
         workspace = await self._store.find_workspace(login.workspace)
         if workspace is not None and workspace.is_active and principal.may_enter(workspace.name):
             return workspace
-        names = [known.name for known in await self._store.list_workspaces()]
         if workspace is not None and principal.may_enter(workspace.name):
             raise WorkspaceMissing(f'"{workspace.name}" is archived')
-        raise WorkspaceMissing(access.may_enter(principal, login.workspace, exists=False, names=names).reason)
+        names = [known.name for known in await self._store.list_workspaces()]
+        raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))
 
     # ------------------------------------------------------------------------------- what clients do meanwhile
 

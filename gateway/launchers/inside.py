@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import gateway.keeper
@@ -57,6 +58,7 @@ def answers(command: list[str]) -> bool:
     return done.returncode == 0
 
 
+@cache  # asked for each session, and a directory service may take its time
 def account_name() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
@@ -64,6 +66,7 @@ def account_name() -> str:
         return str(os.getuid())
 
 
+@cache
 def login_shell() -> str:
     """The account's own, if people log in with it; else the first that is installed."""
     try:

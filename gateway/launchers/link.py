@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 
@@ -169,7 +170,8 @@ class KeeperLink:
     async def stats(self) -> dict[str, float]:
         """The keeper's own figures: uptime_seconds, programs, terminals, clients, rings_bytes, processes."""
         values = await self._ask("stats")
-        return {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
+        numbers = {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}  # JSON knows 1e999
 
     async def terminate(self) -> None:
         """End the keeper and all in the workspace; by force if it does not answer, or refuses."""

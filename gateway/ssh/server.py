@@ -249,11 +249,13 @@ class SshServer:
         try:
             sock = await self._gatehouse.dial(principal, str(connection.get_extra_info("username")), host, port)
         except LoginRefused as error:
-            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason=error.user_message)
+            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason="policy")
             raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, error.user_message) from None
         except GatewayError as error:
+            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason=error.code)
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.user_message) from None
         except OSError as error:
+            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason="connect_failed")
             # The system's words; asyncio's own name the address as a Python tuple.
             reason = os.strerror(error.errno) if error.errno else "Connection failed"
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, reason) from None
