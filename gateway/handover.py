@@ -26,7 +26,7 @@ from gateway.interfaces import (
 )
 from gateway.log import log_event, log_failure, log_warning
 from gateway.session import SessionState
-from gateway.sessions import Live, Sessions, Spawn, tell_keeper
+from gateway.sessions import Live, Sessions, Spawn, log_ended, tell_keeper
 
 
 class HandoverStore(Protocol):
@@ -189,7 +189,9 @@ class Handover:
                 await live.recorder.close(is_final=False)
                 await self._store.mark_paused(session.session_id)
             else:
-                await self._store.end_session(session.session_id, exit=ProgramExit(), reason=EndReason.SHUTDOWN,
+                live.end_reason = EndReason.SHUTDOWN
+                log_ended(live, ProgramExit())
+                await self._store.end_session(session.session_id, exit=ProgramExit(), reason=live.end_reason,
                                               bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
                 await live.keeper.forget(session.session_id)
         except (KeeperGone, KeeperRefused) as error:

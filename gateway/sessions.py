@@ -250,9 +250,7 @@ class Sessions:
         if live.recorder is not None:
             await live.recorder.close(is_final=True)
         self.forget(session.session_id)
-        log_event(Event.SESSION_ENDED, session_id=session.session_id, workspace=live.workspace.name, kind=live.kind,
-                  reason=live.end_reason, exit_status=end.exit_code, exit_signal=end.signal, bytes_in=session.bytes_in,
-                  bytes_out=session.bytes_out, duration_ms=_milliseconds_since(live.started))  # fmt: skip
+        log_ended(live, end)
 
     def track(
         self, workspace: Workspace, keeper: Keeper, program: Program, kind: SessionKind, terminal: Terminal | None
@@ -357,6 +355,14 @@ class Sessions:
             for session_id, live in self._live.items()
         ]
         await self._store.flush_activity(activity)
+
+
+def log_ended(live: Live, end: ProgramExit) -> None:
+    """One for each session that was opened, however it ended."""
+    session = live.session
+    log_event(Event.SESSION_ENDED, session_id=session.session_id, workspace=live.workspace.name, kind=live.kind,
+              reason=live.end_reason, exit_status=end.exit_code, exit_signal=end.signal, bytes_in=session.bytes_in,
+              bytes_out=session.bytes_out, duration_ms=_milliseconds_since(live.started))  # fmt: skip
 
 
 async def tell_keeper(call: Coroutine[Any, Any, None]) -> None:
