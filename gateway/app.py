@@ -162,7 +162,7 @@ class Gateway:
                 session_counts=self._session_counts,
                 live_session_ids=lambda: [live.session.session_id for live in self.sessions.live()],
                 connection_count=lambda: self.ssh.connection_count,
-                warnings=lambda: self.warnings,
+                warnings=self._public_warnings,
             ),
         )
 
@@ -227,6 +227,12 @@ class Gateway:
         task.add_done_callback(lambda _: coroutine.close())
         return task
 
+    def _public_warnings(self) -> list[str]:
+        """For health, which strangers read: the reason itself may name paths, and is in the log and said at login."""
+        if self.launcher.name == "none":
+            return ["isolation: none; workspaces have no walls, the gateway's log says why"]
+        return ["isolation: the gateway's log has a warning"] if self.warnings else []
+
     async def _probe_keeper(self) -> None:
         """For readiness: could a keeper be started now? Raises LauncherUnavailable."""
         reason = await asyncio.to_thread(self.launcher.probe)
@@ -283,6 +289,7 @@ class Gateway:
     async def _drain(self) -> None:
         self.ssh.stop_listening()
         if self._is_ending_all:
+            self.sessions.all_end_now()
             await self.programs.end_everything()
         await self.handover.drain()
         try:

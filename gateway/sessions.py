@@ -226,7 +226,8 @@ class Sessions:
             await self._hang_up(live)
         if self._live.get(session.session_id) is not live:
             return  # released: its row, its recording and its keeper's copy belong to the next gateway
-        if live.keeper.closed.is_set() and end == ProgramExit():
+        was_asked_for = live.end_reason in (EndReason.KILLED, EndReason.SHUTDOWN)
+        if live.keeper.closed.is_set() and end == ProgramExit() and not was_asked_for:
             live.end_reason = EndReason.LOST
             if session.channel is not None:
                 session.channel.write_stderr(b"homeport: the workspace's keeper ended, and this session with it\r\n")
@@ -311,10 +312,11 @@ class Sessions:
 
     def _client_lost(self, session_id: str) -> None:
         live = self._live.get(session_id)
-        if live is None or self.is_draining:
-            return
+        if live is None or self.is_draining or live.session.program.exited.done():
+            return  # released, or the program went first: then its exit is the story
         log_event(Event.SESSION_DETACHED, session_id=session_id, workspace=live.workspace.name)
-        live.end_reason = EndReason.HANGUP
+        if live.end_reason is EndReason.EXIT:  # not when it is being killed
+            live.end_reason = EndReason.HANGUP
         if live.recorder is not None:
             live.recorder.mark_detach("connection lost")
             self._spawn(self._hang_up(live), f"hang-up:{session_id}")
@@ -344,6 +346,12 @@ class Sessions:
         live.end_reason = EndReason.KILLED
         await live.keeper.hang_up(session_id)
         return True
+
+    def all_end_now(self) -> None:
+        """Everything is about to be ended on purpose: that is the reason to write down, not what it died of."""
+        for live in self._live.values():
+            if not live.session.program.exited.done():
+                live.end_reason = EndReason.SHUTDOWN
 
     async def flush_activity(self) -> None:
         """Write what live sessions did since the last time, in one batch, never per keystroke.

@@ -90,4 +90,5 @@ def test_stop_all_ends_the_programs_as_well(gateway: InstalledGateway) -> None:
         assert gateway.homeport("stop", "--all").returncode == 0
         terminal.wait_ended()
     until(lambda: not gateway.programs("count $i"), "the shell ended")
-    assert [row["status"] for row in gateway.rows("SELECT status FROM sessions")] == ["terminated"]
+    (row,) = gateway.rows("SELECT status, end_reason FROM sessions")
+    assert (row["status"], row["end_reason"]) == ("terminated", "shutdown")

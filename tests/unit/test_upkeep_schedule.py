@@ -63,7 +63,7 @@ def report(schedule: Schedule) -> JobReport:
 
 
 async def test_a_job_runs_when_its_time_comes() -> None:
-    """FACTS 2.5: the import-time decorator never fires under asyncio.run, and says nothing."""
+    """aiocron's import-time decorator never fires under asyncio.run, and says nothing."""
     work = Work(is_held=False)
     async with running(job(work, cron=EACH_SECOND)) as schedule:
         await work.started.wait()
