@@ -18,6 +18,14 @@ from typing import Protocol
 # ---------------------------------------------------------------------------------------------- who and where
 
 
+class Forwarding(StrEnum):
+    """How far the forwards of a key, or of a workspace, may reach (RFC 4254 §7). In order, the narrowest first."""
+
+    OFF = "off"
+    LOOPBACK = "loopback"  # ports and unix sockets of the workspace itself
+    ANYWHERE = "anywhere"  # whatever the workspace's own programs could reach
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who the key says you are. Made from an access key, never from the SSH user name."""
@@ -26,6 +34,7 @@ class Principal:
     name: str
     fingerprint: str  # SHA256:…
     workspaces: frozenset[str] | None = None  # names this key may enter; None: all of them
+    forwarding: Forwarding | None = None  # None: says nothing about it
 
     def may_enter(self, workspace_name: str) -> bool:
         return self.workspaces is None or workspace_name in self.workspaces
@@ -41,6 +50,8 @@ class Workspace:
     tree: Path  # outside the sandbox
     is_active: bool = True
     is_recorded: bool = True
+    forwarding: Forwarding | None = None  # None: says nothing about it
+    shell: str | None = None  # absolute path of the login shell; None: the launcher's choice
     branch: str = "main"
     github_repo: str | None = None
     github_url: str | None = None

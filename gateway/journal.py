@@ -24,6 +24,9 @@ class JournalAction(StrEnum):
     SESSION_TERMINATED = "session_terminated"
     SESSION_ERROR = "session_error"
     RECORDING_SWITCHED = "recording_switched"
+    WORKSPACE_CHANGED = "workspace_changed"
+    FORWARD = "forward"  # one forwarded stream, or a refused one: target and bytes
+    FILE = "file"  # one file operation by SFTP
     KEY_ADDED = "key_added"
     KEY_REMOVED = "key_removed"
     BAN = "ban"
