@@ -18,6 +18,7 @@ from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
 from gateway.session import ChannelSink
+from gateway.ssh.requests import ChannelRequests
 from gateway.ssh.window import EARLY_WINDOW_BYTES, BoundedInput
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SIGNALS = frozenset(
 UNREAD_SECONDS = 5.0
 
 
-class SessionWire(BoundedInput, asyncssh.SSHServerChannel[bytes]):
+class SessionWire(BoundedInput, ChannelRequests):
     """asyncssh's server channel for raw bytes: any command, only allowed variables, no line editor."""
 
     _conn: Any

@@ -12,6 +12,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
   one that begins a key exchange and never ends it, or asks and never reads the answers;
 - everything received was worked through in one go, so a stranger's stream of tiny packets kept all others waiting;
 - `validate_public_key` did not tell an offer from a proof, and attempts were not counted;
+- requests waited in lists without end, and were answered by recursion (requests.py);
 - a channel's window did not bound its input (window.py);
 - commands that are not UTF-8 were refused, and every environment variable was kept (channel.py).
 """
@@ -24,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
-from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+from asyncssh.connection import SSHServerConnectionOptions
 from asyncssh.constants import (
     DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     DISC_PROTOCOL_ERROR,
@@ -36,6 +37,7 @@ from gateway.ids import new_id
 from gateway.ssh import algorithms
 from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
+from gateway.ssh.requests import GlobalRequests
 from gateway.ssh.window import ForwardWire
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ STRANGER_PACKETS_MAX = 200
 CHANNEL_PACKET_MIN_BYTES = 256
 
 
-class Connection(SSHServerConnection):
+class Connection(GlobalRequests):
     """Made by the listener for each accepted socket."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHServerConnectionOptions, server: SshServer) -> None:

@@ -132,6 +132,8 @@ class SshServer:
             server_factory=_Owner,
             server_version=VERSION,
             server_host_keys=self._host_keys,
+            # All of them to whoever logged in: a client that keeps them (UpdateHostKeys) is not alarmed by a change.
+            send_server_host_keys=True,
             kex_algs=algorithms.KEY_EXCHANGE,
             encryption_algs=algorithms.ENCRYPTION,
             mac_algs=algorithms.MAC,
@@ -293,6 +295,8 @@ class _Owner(asyncssh.SSHServer):
 
     def session_requested(self) -> SessionChannel:
         connection = self._connection
+        if connection.has_closed_sessions:
+            raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "no more sessions were to be opened")
         if connection.session_count >= connection.server.settings.sessions_per_connection_max:
             raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many sessions on this connection")
         connection.session_count += 1
