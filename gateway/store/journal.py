@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import models
+from gateway.errors import StoreUnavailable
 from gateway.journal import JournalAction, JournalRow
 from gateway.store.database import Database
+from gateway.store.notes import Note, Notes
 from gateway.store.refusals import RefusalLimit
-from gateway.store.text import USER_AGENT_CHARACTERS_MAX, clean_details, clean_text
+from gateway.store.text import CLIENT_IP_CHARACTERS_MAX, USER_AGENT_CHARACTERS_MAX, clean_details, clean_text
 
 
 class JournalQueries:
     _database: Database
+    _notes: Notes
     _refusals: RefusalLimit
 
     async def record(
@@ -34,15 +38,31 @@ class JournalQueries:
         is_refused_login = action is JournalAction.LOGIN and not success
         if is_refused_login and not self._refusals.admits(client_ip, time.time()):
             return
+        note = _cleaned(action, success, client_ip, user_agent, details)
         row = models.AuthLog(
-            action=action,
-            success=success,
-            ip_address=None if client_ip is None else clean_text(client_ip, 64),
-            user_agent=None if user_agent is None else clean_text(user_agent, USER_AGENT_CHARACTERS_MAX),
-            details=clean_details(details) if details else None,
+            action=note.action,
+            success=note.success,
+            ip_address=note.client_ip,
+            user_agent=note.user_agent,
+            details=note.details,
             created_at=datetime.now(UTC),
         )
         await self._database.write("record", lambda: row.save(force_create=True))
+
+    def note(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        """As `record`, for facts that come in crowds (forwards, file operations): never waits and never fails.
+
+        Written within a second; see notes.py for what happens to more than the database can take.
+        """
+        self._notes.add(_cleaned(action, success, client_ip, user_agent, details))
 
     async def list_auth_logs(
         self, *, action: JournalAction | None = None, client_ip: str | None = None, limit: int = 200
@@ -53,6 +73,8 @@ class JournalQueries:
             chosen = chosen.filter(action=action)
         if client_ip is not None:
             chosen = chosen.filter(ip_address=client_ip)
+        with contextlib.suppress(StoreUnavailable):  # then reading will say it, if it does not work either
+            await self._notes.flush()
         async with self._database.asked("list_auth_logs"):
             return [_journal_row(row) for row in await chosen.order_by("-created_at").limit(limit)]
 
@@ -70,6 +92,22 @@ class JournalQueries:
         ]
         if rows:
             await self._database.write("flush_refusals", lambda: models.AuthLog.bulk_create(rows))
+
+
+def _cleaned(
+    action: JournalAction,
+    success: bool,
+    client_ip: str | None,
+    user_agent: str | None,
+    details: Mapping[str, object] | None,
+) -> Note:
+    return Note(
+        action=action,
+        success=success,
+        client_ip=None if client_ip is None else clean_text(client_ip, CLIENT_IP_CHARACTERS_MAX),
+        user_agent=None if user_agent is None else clean_text(user_agent, USER_AGENT_CHARACTERS_MAX),
+        details=clean_details(details) if details else None,
+    )
 
 
 def _journal_row(row: models.AuthLog) -> JournalRow:

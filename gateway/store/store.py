@@ -17,6 +17,7 @@ from gateway.store.journal import JournalQueries
 from gateway.store.keys import KeyQueries
 from gateway.store.metrics import MetricQueries
 from gateway.store.migrate import migrate
+from gateway.store.notes import Notes
 from gateway.store.refusals import RefusalLimit
 from gateway.store.retention import RetentionQueries
 from gateway.store.sessions import SessionQueries
@@ -50,6 +51,7 @@ class Store(
         self._ended: dict[str, datetime] = {}
         self._keys_used: dict[str, datetime] = {}
         self._refusals = RefusalLimit()
+        self._notes = Notes(database)
 
     @classmethod
     async def open(cls, database_file: Path, *, backups_dir: Path, workspaces_dir: Path, workspaces_max: int) -> Store:
@@ -59,11 +61,14 @@ class Store(
         """
         await migrate(database_file, backups_dir=backups_dir)
         database = await Database.open(database_file)
-        return cls(database, workspaces_dir=workspaces_dir, workspaces_max=workspaces_max)
+        store = cls(database, workspaces_dir=workspaces_dir, workspaces_max=workspaces_max)
+        store._notes.start()
+        return store
 
     async def close(self) -> None:
         """Write what is still in memory, finish all writes, disconnect. Twice is harmless."""
         try:
+            await self._notes.close()
             await self._flush_ended()
             await self._flush_keys_used()
             await self._flush_refusals(is_final=True)
