@@ -179,6 +179,7 @@ def _add_figures(metrics: Metrics, state_dir: Path, database_file: Path, backups
 
     metrics.sample("sessions", "Sessions by kind and status.", sources.session_counts, labels=("kind", "status"))
     metrics.sample("connections_open", "SSH connections open now.", sources.connection_count)
+    metrics.sample("event_loop_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     in_thread("database_size_bytes", "The database file.", lambda: host.file_bytes(database_file))
     in_thread("database_wal_size_bytes", "Its write-ahead log.", lambda: host.file_bytes(host.wal_of(database_file)))
     in_thread("backup_age_seconds", "Age of the newest backup; NaN while there is none.", backups.age_seconds)

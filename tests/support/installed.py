@@ -140,6 +140,10 @@ class InstalledGateway:
     def log(self) -> Log:
         return self.logs[-1]
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     # --------------------------------------------------------------------------------------- start and end
 
     def start(self) -> None:
@@ -275,9 +279,8 @@ class InstalledGateway:
 
     def rows(self, query: str, *values: object) -> list[dict[str, object]]:
         """Read the database as the operator's sqlite3 would, without ever writing a file there."""
-        is_running = self.process is not None and self.process.poll() is None
         has_wal = (self.state_dir / "homeport.db-wal").exists()
-        mode = "mode=ro" if is_running or has_wal else "immutable=1"
+        mode = "mode=ro" if self.is_running or has_wal else "immutable=1"
         with contextlib.closing(sqlite3.connect(f"file:{self.state_dir}/homeport.db?{mode}", uri=True)) as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query, values)]
