@@ -8,16 +8,17 @@ from tortoise import fields
 from tortoise.models import Model
 
 from gateway.ids import new_id
+from gateway.interfaces import Forwarding
 
 if TYPE_CHECKING:
     from models.session import Session
 
 
 class Workspace(Model):
-    """CHECKs: the slug is a login name; a repository has its URL (a URL alone is one outside GitHub).
+    """CHECKs: the slug is a login name; a repository has its URL (a URL alone is one outside GitHub); closed sets.
 
     `github_repo` is compared without case (COLLATE NOCASE), since GitHub does so. `github_id` came with the second
-    migration.
+    migration, `forwarding` and `shell` with the third.
     """
 
     id = fields.CharField(primary_key=True, max_length=36, default=new_id)
@@ -31,6 +32,8 @@ class Workspace(Model):
     description = fields.CharField(max_length=200, null=True)
     is_active = fields.BooleanField(default=True)  # False: archived
     is_recorded = fields.BooleanField(default=True)
+    forwarding = fields.CharEnumField(Forwarding, max_length=10, null=True, description="Forwarding")
+    shell = fields.CharField(max_length=255, null=True)  # absolute path of the login shell; CHECK: it is one
     last_sync_at = fields.DatetimeField(null=True)
     created_at = fields.DatetimeField(auto_now_add=True)
     updated_at = fields.DatetimeField(auto_now=True)

@@ -10,7 +10,7 @@ from tortoise.functions import Count
 import models
 from gateway.errors import CommandRefused, NameTaken, WorkspaceMissing
 from gateway.ids import new_id
-from gateway.interfaces import SessionStatus, Workspace
+from gateway.interfaces import Forwarding, SessionStatus, Workspace
 from gateway.store.cache import ReadCache
 from gateway.store.database import Database
 from gateway.workspace_name import (
@@ -120,6 +120,14 @@ class WorkspaceQueries:
         """Whether new sessions in it are recorded."""
         await self._update_workspace(workspace_id, is_recorded=is_recorded)
 
+    async def set_workspace_forwarding(self, workspace_id: str, forwarding: Forwarding | None) -> None:
+        """How far new forwards in it may reach; None: it says nothing about them."""
+        await self._update_workspace(workspace_id, forwarding=forwarding)
+
+    async def set_workspace_shell(self, workspace_id: str, shell: str | None) -> None:
+        """The login shell of new sessions in it, an absolute path; None: the launcher's choice."""
+        await self._update_workspace(workspace_id, shell=shell)
+
     async def _update_workspace(self, workspace_id: str, **values: object) -> None:
         async def write() -> int:
             changed = await models.Workspace.filter(id=workspace_id).update(updated_at=datetime.now(UTC), **values)
@@ -140,6 +148,8 @@ class WorkspaceQueries:
             tree=self._tree(row.id),
             is_active=row.is_active,
             is_recorded=row.is_recorded,
+            forwarding=row.forwarding,
+            shell=row.shell,
             branch=row.branch,
             github_repo=row.github_repo,
             github_url=row.github_url,

@@ -32,7 +32,7 @@ from gateway.store.migrate import (
 from tests.support.store import copied, dump, migrated_file
 
 ROOT = Path(__file__).parents[2]
-FIRST, SECOND = load_migrations()[:2]
+FIRST, SECOND, THIRD = load_migrations()[:3]
 TABLES = ("settings", "workspaces", "sessions", "auth_logs", "system_metrics", "access_keys")
 ROWS = """
 INSERT INTO settings (theme, preferences) VALUES ('dark', '{}');
@@ -91,6 +91,17 @@ async def test_upgrading_a_filled_database_keeps_every_row(filled: Path) -> None
     assert after == before
 
 
+async def test_the_third_migration_leaves_workspaces_without_a_word_on_forwards_and_shell(filled: Path) -> None:
+    await upgrade(filled, SECOND)
+    before = rows(filled)
+    assert await upgrade(filled, SECOND, THIRD) == [THIRD.version]
+    check_database(filled)
+    after = rows(filled)
+    assert [row[-2:] for row in after["workspaces"]] == [(None, None)] * 2
+    after["workspaces"] = [row[:-2] for row in after["workspaces"]]
+    assert after == before
+
+
 async def test_an_upgraded_database_has_the_same_schema_as_a_new_one(filled: Path, tmp_path: Path) -> None:
     def schema(file: Path) -> set[tuple[str, str]]:
         with contextlib.closing(sqlite3.connect(file)) as connection:
@@ -108,7 +119,7 @@ async def test_a_sound_private_copy_is_made_before_an_upgrade(filled: Path) -> N
     (backup,) = (filled.parent / "backups").iterdir()
     assert backup.stat().st_mode & 0o777 == 0o600
     assert rows(backup) == before
-    assert (await schema_status(backup)).pending == (SECOND.version,)
+    assert (await schema_status(backup)).pending[0] == SECOND.version
 
 
 async def test_only_the_newest_copies_are_kept(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +307,15 @@ async def test_no_migration_file_carries_a_pickle() -> None:
         assert '"val"' not in described
 
 
-async def test_the_second_migration_can_be_undone(filled: Path) -> None:
+async def test_later_migrations_can_be_undone(filled: Path) -> None:
     before = rows(filled)
-    back = dataclasses.replace(SECOND, version="2_1_back.py", upgrade=SECOND.downgrade)
-    await upgrade(filled, SECOND, back)
+    applied: list[Migration] = []
+    for step in (SECOND, THIRD):
+        applied.append(step)
+        await upgrade(filled, *applied)
+    for number, step in enumerate((THIRD, SECOND), start=3):
+        applied.append(dataclasses.replace(step, version=f"{number}_1_back.py", upgrade=step.downgrade))
+        await upgrade(filled, *applied)
     assert rows(filled) == before
 
 

@@ -12,6 +12,7 @@ from tortoise.fields.relational import BackwardFKRelation, ForeignKeyFieldInstan
 from tortoise.models import Model
 
 import models
+from gateway.interfaces import Forwarding
 from tests.support.store import migrated_file
 
 # table → column → (affinity, not null, default), names in snake_case. "now" is
@@ -155,6 +156,10 @@ async def test_models_and_migrations_have_the_same_columns(database: sqlite3.Con
         (NEW_WORKSPACE, {"github_repo": "'ab'", "github_url": "'https://x/'"}),
         (NEW_WORKSPACE, {"github_id": "0"}),
         (NEW_WORKSPACE, {"is_active": "2"}),
+        (NEW_WORKSPACE, {"forwarding": "'everywhere'"}),
+        (NEW_WORKSPACE, {"forwarding": "''"}),
+        (NEW_WORKSPACE, {"shell": "''"}),
+        (NEW_WORKSPACE, {"shell": "'zsh'"}),
         (NEW_WORKSPACE, {"branch": "'--upload-pack=x'"}),
         ("INSERT INTO workspaces (id, name, slug, local_path) VALUES ('w', '-x', '-x', '/w'{values})", {}),
         ("INSERT INTO workspaces (id, name, slug, local_path) VALUES ('w', 'Demo', 'other', '/w'{values})", {}),
@@ -188,6 +193,8 @@ async def test_the_database_refuses_impossible_states(
 
 async def test_the_database_accepts_the_possible_states(database: sqlite3.Connection) -> None:
     insert(database, NEW_WORKSPACE, github_repo="'a/b'", github_url="'https://github.com/a/b'", github_id="7")
+    for forwarding in Forwarding:
+        database.execute("UPDATE workspaces SET forwarding = ?, shell = '/bin/zsh'", (forwarding,))
     insert(database, NEW_SESSION, workspace_id="'w'", socket_id="'c'", shell_pid="2")
     database.execute("UPDATE sessions SET status = 'paused', socket_id = NULL")
     database.execute(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CommandRefused, NameRefused, NameTaken, WorkspaceMissing
-from gateway.interfaces import EndReason, ProgramExit
+from gateway.interfaces import EndReason, Forwarding, ProgramExit
 from gateway.store.database import Database
 from gateway.store.store import Store
 from tests.support.store import open_session, opened_store
@@ -109,6 +109,24 @@ async def test_recording_is_switched_and_a_sync_is_remembered(store: Store) -> N
     assert changed is not None
     assert not changed.is_recorded
     assert changed.last_sync_at is not None
+
+
+async def test_forwarding_and_shell_are_changed_one_by_one_and_hold_for_the_next_question(store: Store) -> None:
+    """Logins are answered from memory: a narrowed workspace must not stay wide for those who were there before."""
+    workspace = await store.add_workspace("demo")
+    assert (workspace.forwarding, workspace.shell) == (None, None)
+    assert await store.find_workspace("demo") == workspace
+    await store.set_workspace_forwarding(workspace.id, Forwarding.OFF)
+    await store.set_workspace_shell(workspace.id, "/usr/bin/zsh")
+    changed = await store.find_workspace("demo")
+    assert changed is not None
+    assert (changed.forwarding, changed.shell) == (Forwarding.OFF, "/usr/bin/zsh")
+    await store.set_workspace_forwarding(workspace.id, None)
+    changed = await store.find_workspace("demo")
+    assert changed is not None
+    assert (changed.forwarding, changed.shell) == (None, "/usr/bin/zsh")
+    with pytest.raises(WorkspaceMissing):
+        await store.set_workspace_shell("nowhere", None)
 
 
 async def test_the_list_counts_attached_sessions(store: Store) -> None:
