@@ -51,7 +51,7 @@ class BubblewrapLauncher:
             tree=f"/workspaces/{name}",
             user=name,
             runtime_dir=f"/run/user/{os.getuid()}",
-            shell=common.login_shell(),
+            shell=common.login_shell(workspace.shell),
             sftp_server=common.sftp_server(self._interpreter, KEEPER_INSIDE),
         )
 

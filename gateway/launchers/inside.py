@@ -19,6 +19,8 @@ SFTP_FALLBACK = "sftp_fallback.py"
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server",
                 "/usr/lib/ssh/sftp-server")  # fmt: skip
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/zsh", "/usr/bin/zsh", "/usr/bin/fish", "/bin/sh")
+LISTED_SHELLS = Path("/etc/shells")  # shells(5); some systems put terminal multiplexers in
+NOT_FOR_LOGIN = ("nologin", "false", "true", "sync", "git-shell", "tmux", "screen")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PROBE_SECONDS = 15
 # Debian splits its Python: the minimal package lacks some of these, and 3.9 brought pidfd_open.
@@ -66,18 +68,43 @@ def account_name() -> str:
         return str(os.getuid())
 
 
-@cache
-def login_shell() -> str:
-    """The account's own, if people log in with it; else the first that is installed."""
+def login_shell(wanted: str | None = None) -> str:
+    """`wanted`, a workspace's own, if it is installed (still: packages go); else the account's, if people log in with
+    it; else the first there is. Raises LauncherUnavailable."""
+    if wanted is not None and _is_usable(wanted):
+        return wanted
+    return _usual_shell()
+
+
+def installed_shells() -> list[str]:
+    """Every login shell of this machine that a workspace could have, one path each, the usual one first."""
+    try:
+        listed = [line.strip() for line in LISTED_SHELLS.read_text(errors="replace").splitlines()]
+    except OSError:
+        listed = []
+    by_name: dict[str, str] = {}
+    for path in (login_shell(), *SHELLS, *listed):
+        if _is_usable(path):
+            by_name.setdefault(path.rpartition("/")[2], path)
+    return list(by_name.values())
+
+
+@cache  # a directory service may take its time
+def _usual_shell() -> str:
     try:
         own = pwd.getpwuid(os.getuid()).pw_shell
     except KeyError:
         own = ""
-    is_usable = own.startswith(("/bin/", "/usr/bin/")) and not own.endswith(("/nologin", "/false", "/true", "/sync"))
-    found = [shell for shell in ((own,) if is_usable else ()) + SHELLS if os.access(shell, os.X_OK)]
-    if not found:
+    found = next((shell for shell in (own, *SHELLS) if _is_usable(shell)), None)
+    if found is None:
         raise LauncherUnavailable("no shell found; install one with: apt install bash")
-    return found[0]
+    return found
+
+
+def _is_usable(shell: str) -> bool:
+    """Whether it can be seen inside any wall, run, and given a command with `-c`."""
+    is_seen = shell.startswith(("/bin/", "/usr/", "/opt/"))
+    return is_seen and shell.rpartition("/")[2] not in NOT_FOR_LOGIN and os.access(shell, os.X_OK)
 
 
 def sftp_server(interpreter: Interpreter, keeper_folder: str) -> tuple[str, ...]:

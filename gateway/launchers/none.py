@@ -19,7 +19,7 @@ class NoneLauncher:
             tree=str(workspace.tree),
             user=account_name(),
             runtime_dir=None,
-            shell=login_shell(),
+            shell=login_shell(workspace.shell),
             sftp_server=sftp_server(self._interpreter, str(KEEPER_FOLDER)),
         )
 
