@@ -118,6 +118,11 @@ class RecordingSettings(_Section):
     enabled: bool = True
     # One of the eight parts of a session's spool, and the unit of compression: 0.5 ms of zstd, 5 times smaller.
     segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024, multiple_of=4096)
+class SftpSettings(_Section):
+    # A row in the journal for each file read, written, removed, renamed, linked or made by SFTP.
+    audit: bool = True
+
+
     # Compressed, on disk. A build that prints for a week must not fill it; the recording ends with a marker.
     bytes_per_session_max: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024)
 
@@ -168,6 +173,7 @@ class Config(_Section):
     retention: RetentionSettings = RetentionSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     log: LogSettings = LogSettings()
+    sftp: SftpSettings = SftpSettings()
 
     @field_validator("state_dir", "runtime_dir", mode="after")
     @classmethod

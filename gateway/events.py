@@ -30,6 +30,7 @@ class Event(StrEnum):
     SESSION_ADOPTED = "session.adopted"
     SESSION_ENDED = "session.ended"
     SESSION_FAILED = "session.failed"
+    SFTP_COMPLAINED = "sftp.complained"
     FORWARD_OPENED = "forward.opened"
     FORWARD_REFUSED = "forward.refused"
     FORWARD_ENDED = "forward.ended"

@@ -228,6 +228,7 @@ class ProgramSpec:
     terminal: Terminal | None = None  # None: three pipes
 
 
+    wants_stderr_messages: bool = False  # what it writes there is a log of which each message counts
 @dataclass(slots=True)
 class Program:
     """A started or adopted program, the gateway's side. The receiver owns the descriptors and closes them.
@@ -245,6 +246,7 @@ class Program:
     stderr_fd: int | None = None
     backlog: bytes = b""  # adopted: output read by the keeper while nobody owned the terminal
     backlog_lost_bytes: int = 0  # adopted: how much older output the keeper's ring dropped before `backlog`
+    has_stderr_messages: bool = False  # each read of `stderr_fd` is one write of the program; false: just bytes
 
     def close(self) -> None:
         """Close the descriptors of a program that no session took over."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.interfaces import Program, Recorder
@@ -18,6 +19,8 @@ FULL_READ_BYTES = 4095
 # How long a full read waits for the next one before it is sent alone.
 HOLD_SECONDS = 0.0005
 PIPE_READ_BYTES = 64 * 1024
+# A log whose messages are kept apart gives one a read; a full pipe of them (keeper/spawn.py) is 0.5 ms of work.
+LOG_READS_MAX_AT_ONCE = 64
 # What the kernel can hold of a terminal's output (64 KiB of flip buffers and a 4 KiB line buffer), doubled. More than
 # this after the program's end comes from a background child that keeps the terminal, and the client is not kept.
 TERMINAL_TAIL_MAX_BYTES = 128 * 1024
@@ -169,6 +172,38 @@ class PipePump(OutputPump):
             self.close()
         elif not self._session.output(data, is_stderr=self._is_stderr):
             self.pause()
+
+
+class LogPump(OutputPump):
+    """What a program logs for the gateway, read whether the client is quick, slow or gone: a full pipe would stop the
+    program. `take` gets what each read gave, and nothing at the end, however it comes."""
+
+    def __init__(self, fd: int, session: PumpedSession, take: Callable[[bytes], None]) -> None:
+        super().__init__(fd, session)
+        self._take = take
+
+    def resume(self) -> None:
+        if self._fd is not None and not self._is_reading:
+            self._is_reading = True
+            asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
+
+    def close(self) -> None:
+        was_open = self._fd is not None
+        super().close()
+        if was_open:
+            self._take(b"")
+
+    def _on_readable(self) -> None:
+        for _ in range(LOG_READS_MAX_AT_ONCE):
+            assert self._fd is not None
+            try:
+                data = os.read(self._fd, PIPE_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            if not data:
+                self.close()
+                return
+            self._take(data)
 
 
 class TerminalPump(OutputPump):

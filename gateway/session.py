@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from gateway.interfaces import Program, ProgramExit, Recorder, WindowSize
-from gateway.pumps import InputPump, OutputPump, PipePump, TerminalPump
+from gateway.pumps import InputPump, LogPump, OutputPump, PipePump, TerminalPump
 
 # While a background child holds pipes open: how often we look whether it wrote something.
 SILENCE_CHECK_SECONDS = 0.25
@@ -91,7 +91,9 @@ class Session:
         on_signal: Callable[[str], None],
         on_detached: Callable[[], None],
         pipe_linger_seconds: float,
+        take_log: Callable[[bytes], None] | None = None,
     ) -> None:
+        """`take_log`: the program's standard error is a log for the gateway (pumps.LogPump), not for the client."""
         self.session_id = program.session_id
         self.program = program
         self.state = SessionState.DETACHED
@@ -110,9 +112,12 @@ class Session:
             assert recorder is not None
             self._outputs.append(TerminalPump(program.terminal_fd, self, recorder))
         else:
-            for fd, is_stderr in ((program.stdout_fd, False), (program.stderr_fd, True)):
-                if fd is not None:
-                    self._outputs.append(PipePump(fd, self, is_stderr=is_stderr))
+            if program.stdout_fd is not None:
+                self._outputs.append(PipePump(program.stdout_fd, self, is_stderr=False))
+            if program.stderr_fd is not None and take_log is not None:
+                self._outputs.append(LogPump(program.stderr_fd, self, take_log))
+            elif program.stderr_fd is not None:
+                self._outputs.append(PipePump(program.stderr_fd, self, is_stderr=True))
 
     @property
     def is_terminal(self) -> bool:
@@ -215,8 +220,12 @@ class Session:
         self.state = SessionState.DETACHED
         self._channel = None
         if not self.is_terminal:
-            # The program sees EOF and broken pipes, as under sshd; a lock it holds through them is free at once.
-            self.close()
+            # The program sees EOF and broken pipes, as under sshd; a lock it holds through them is free at once. A log
+            # is read to its end, which tells what was interrupted.
+            self._input.close()
+            for output in self._outputs:
+                if not isinstance(output, LogPump):
+                    output.close()
         else:
             self._input.discard()
             self.resume_writing()

@@ -42,6 +42,7 @@ from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
 from gateway.program import program_spec
 from gateway.session import Channel, Session
+from gateway.sftp_audit import Note, SftpAudit, audit_of, is_auditable
 from gateway.terminal import set_window_size
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
@@ -76,6 +77,9 @@ class SessionStore(Protocol):
 
     async def flush_activity(self, activity: list[SessionActivity]) -> None: ...
 
+    @property
+    def note(self) -> Note: ...
+
 
 @dataclass(slots=True)
 class Live:
@@ -89,6 +93,7 @@ class Live:
     started: float  # time.monotonic()
     end_reason: EndReason = EndReason.EXIT
     row: asyncio.Task[None] | None = None  # writing it; never fails
+    audit: SftpAudit | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -151,10 +156,12 @@ class Sessions:
         workspace = await self.workspace_for(request.principal, request.login_name)
         self._refuse_too_many_terminals(workspace, request)
         inside = self._launcher.inside(workspace)
-        spec = program_spec(request, workspace, inside)
+        is_audited = self._config.sftp.audit and is_auditable(request)
+        spec = program_spec(request, workspace, inside, is_audited=is_audited)
         keeper, program = await self._start(workspace, spec)
         try:
-            live = self.track(workspace, keeper, program, request.kind, request.terminal)
+            audit = audit_of(request, workspace, program, note=self._store.note) if is_audited else None
+            live = self.track(workspace, keeper, program, request.kind, request.terminal, audit)
         except Exception:
             program.close()
             await tell_keeper(keeper.hang_up(program.session_id))
@@ -254,7 +261,13 @@ class Sessions:
         log_ended(live, end)
 
     def track(
-        self, workspace: Workspace, keeper: Keeper, program: Program, kind: SessionKind, terminal: Terminal | None
+        self,
+        workspace: Workspace,
+        keeper: Keeper,
+        program: Program,
+        kind: SessionKind,
+        terminal: Terminal | None,
+        audit: SftpAudit | None = None,
     ) -> Live:
         """Make the session's object and remember it."""
         recorder = None
@@ -270,8 +283,9 @@ class Sessions:
             on_signal=lambda name: self._pass_signal(program.session_id, name),
             on_detached=lambda: self._client_lost(program.session_id),
             pipe_linger_seconds=self._config.session.pipe_linger_seconds,
+            take_log=audit.feed if audit is not None else None,
         )
-        live = Live(session, keeper, workspace, kind, recorder, started=time.monotonic())
+        live = Live(session, keeper, workspace, kind, recorder, started=time.monotonic(), audit=audit)
         self._live[program.session_id] = live
         return live
 
@@ -354,10 +368,13 @@ class Sessions:
                 live.end_reason = EndReason.SHUTDOWN
 
     async def flush_activity(self) -> None:
-        """Write what live sessions did since the last time, in one batch, never per keystroke.
+        """Write what live sessions did since the last time, in one batch, never per keystroke; files likewise.
 
         Also without any live session: the store has its own things to flush with it.
         """
+        for live in self._live.values():
+            if live.audit is not None:
+                live.audit.settle()
         activity = [
             SessionActivity(session_id, live.session.last_activity_at, live.session.bytes_in, live.session.bytes_out)
             for session_id, live in self._live.items()

@@ -66,10 +66,13 @@ def _start(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
         raise Refused("session_exists", "a program of this session is still kept")
     executable, argv = protocol.bytes_in(request, "executable"), _arguments(request)
     environment, directory = _environment(request), protocol.bytes_in(request, "directory")
-    terminal = request.get("terminal")
+    terminal, has_messages = request.get("terminal"), False
     try:
         if terminal is None:
-            pid, fds = spawn.spawn_on_pipes(executable, argv, environment, directory)
+            wants_messages = request.get("stderr_messages") is True
+            pid, fds, has_messages = spawn.spawn_on_pipes(
+                executable, argv, environment, directory, wants_messages=wants_messages
+            )
             program, owned_fds = keeper.add(session, pid, None, client), fds
         else:
             master, slave = _open_terminal(keeper, terminal)
@@ -87,7 +90,7 @@ def _start(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
         program.is_forgotten_at_exit = True
         keeper.hang_up(program)
 
-    return Reply({"pid": pid}, fds=fds, owned_fds=owned_fds, undo=undo)
+    return Reply({"pid": pid, "stderr_messages": has_messages}, fds=fds, owned_fds=owned_fds, undo=undo)
 
 
 def _open_terminal(keeper: Keeper, wanted: object) -> tuple[int, str]:

@@ -33,6 +33,7 @@ def program_of(session_id: str, answer: Answer, *, is_terminal: bool) -> Program
     if answer.values.get("exit") is not None:
         exited.set_result(exit_of(answer.values["exit"]))
     program = Program(session_id, _number(answer.values, "pid", low=1, high=PID_MAX), exited)
+    program.has_stderr_messages = answer.values.get("stderr_messages") is True
     program.backlog_lost_bytes = _number(answer.values, "lost_bytes", default=0, high=2**53)
     ring_bytes = _number(answer.values, "ring_bytes", default=0, high=protocol.RING_MAX_BYTES)
     rings, rest = (answer.fds[:1], answer.fds[1:]) if ring_bytes else ([], answer.fds)

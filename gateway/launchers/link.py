@@ -261,6 +261,7 @@ def _start_request(spec: ProgramSpec) -> protocol.Message:
         "environment": {text(name): text(value) for name, value in spec.environment.items()},
         "directory": text(spec.directory),
         "terminal": terminal,
+        "stderr_messages": spec.wants_stderr_messages,
     }
 
 

@@ -32,6 +32,21 @@ async def test_a_program_on_pipes_has_its_streams_apart(site: Site) -> None:
     assert (await output.to_end(), await errors.to_end()) == (b"typed", b"wrong\n")
 
 
+async def test_messages_on_stderr_stay_apart_if_that_was_asked_for(site: Site) -> None:
+    """Each read is one write, however many wait and whatever is in them (pipe(7), O_DIRECT)."""
+    keeper = await site.keeper()
+    spec = replace(site.spec("printf 'one\\r\\n' >&2; printf 'two\\r\\nthree\\r\\n' >&2"), wants_stderr_messages=True)
+    program = await keeper.start(spec)
+    assert program.has_stderr_messages
+    await ended(program)
+    assert [os.read(program.stderr_fd or 0, 1000) for _ in range(3)] == [b"one\r\n", b"two\r\nthree\r\n", b""]
+    close_streams(program)
+    plain = await keeper.start(site.spec("exit 0"))
+    await ended(plain)
+    close_streams(plain)
+    assert not plain.has_stderr_messages
+
+
 @pytest.mark.parametrize("name", ["TERM", "KILL", "INT", "USR1"])
 async def test_death_by_signal_arrives_as_a_signal(site: Site, name: str) -> None:
     keeper = await site.keeper()

@@ -115,7 +115,12 @@ class Stage:
         self.detached = asyncio.Event()
 
     def start(
-        self, command: str, *, pty: bool = False, linger_seconds: float = 5.0
+        self,
+        command: str,
+        *,
+        pty: bool = False,
+        linger_seconds: float = 5.0,
+        take_log: Callable[[bytes], None] | None = None,
     ) -> tuple[Session, RememberingChannel]:
         exited: asyncio.Future[ProgramExit] = asyncio.get_running_loop().create_future()
         if pty:
@@ -145,6 +150,7 @@ class Stage:
             on_signal=self.signals.append,
             on_detached=self.detached.set,
             pipe_linger_seconds=linger_seconds,
+            take_log=take_log,
         )
         self.sessions.append(session)
         channel = RememberingChannel()
@@ -316,3 +322,46 @@ async def test_signals_are_passed_on_by_name(stage: Stage) -> None:
     session.signal_requested("USR1")
     await run(session)
     assert stage.signals == ["USR1"]
+
+
+async def test_a_log_is_for_the_gateway_and_not_for_the_client(stage: Stage) -> None:
+    log: list[bytes] = []
+    session, channel = stage.start("echo to the client; echo to the gateway >&2", take_log=log.append)
+    await run(session)
+    assert (channel.output, channel.errors) == (b"to the client\n", b"")
+    assert (b"".join(log), log[-1], log.count(b"")) == (b"to the gateway\n", b"", 1)
+
+
+async def test_a_log_is_read_though_the_client_is_slow(stage: Stage) -> None:
+    """A full pipe would stop the program, and its client with it."""
+    log: list[bytes] = []
+    command = "head -c 1000000 /dev/zero >&2; echo done; head -c 1000000 /dev/zero >&2"
+    session, channel = stage.start(command, take_log=log.append)
+    channel.is_writing_paused = True
+    task = asyncio.create_task(run(session))
+    async with asyncio.timeout(20):
+        await asyncio.shield(session.program.exited)
+    channel.is_writing_paused = False
+    session.resume_writing()
+    channel.changed.set()
+    await task
+    assert (len(b"".join(log)), channel.output) == (2_000_000, b"done\n")
+
+
+async def test_a_log_is_read_to_its_end_after_the_client_was_lost(stage: Stage) -> None:
+    """What a server says as its client vanishes is the news: which files it was in the middle of."""
+    log: list[bytes] = []
+    session, channel = stage.start("cat; echo forced >&2; head -c 500000 /dev/zero >&2", take_log=log.append)
+    task = asyncio.create_task(run(session))
+    channel.lose()
+    await task
+    assert b"".join(log).startswith(b"forced\n")
+    assert (len(b"".join(log)), log[-1]) == (500_007, b"")
+
+
+async def test_a_log_ends_with_a_session_that_is_given_up(stage: Stage) -> None:
+    log: list[bytes] = []
+    session, _ = stage.start("sleep 60", take_log=log.append)
+    session.stop_reading()
+    session.close()
+    assert log == [b""]
