@@ -30,6 +30,7 @@ from gateway.handover import Handover
 from gateway.ids import new_id
 from gateway.interfaces import SessionRow, SessionStatus
 from gateway.launchers.choose import choose_launcher
+from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.control import ControlServer
@@ -216,7 +217,8 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key)  # fmt: skip
+                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key,
+                        shells=installed_shells)  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that the gateway waits for when it stops."""

@@ -14,6 +14,7 @@ from gateway.config import Config, config_file, load_config
 from gateway.ids import new_id
 from gateway.interfaces import Keepers, Launcher, Workspace
 from gateway.launchers.choose import choose_launcher
+from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
 from gateway.lobby.client import write_all
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED
@@ -102,6 +103,7 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         backup=backups.make,
         stop=on_demand.stop,
         disconnect=lambda fingerprint: 0,  # no gateway, no connections
+        shells=installed_shells,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import CommandRefused, KeyRefused, NameTaken, UsageWrong
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
+from gateway.lobby.settings import FORWARDING
 from gateway.lobby.shapes import key_shape
 from gateway.lobby.text import age, clean, parse_moment
 from gateway.public_key import parse_public_key
@@ -37,6 +38,9 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="public keys, one a line; - reads standard input")
     parser.add_argument("--name", metavar="N", help="who this is (default: the key's comment)")
     parser.add_argument("--workspaces", metavar="A,B", help="the only workspaces it may enter (default: all)")
+    parser.add_argument(
+        "--forwarding", choices=FORWARDING, help="how far its forwards may reach (default: as each workspace says)"
+    )
     parser.add_argument("--expires", metavar="WHEN", help="30d, 12h, 8w or a date such as 2030-12-31 (default: never)")
     json_option(parser)
 
@@ -61,6 +65,7 @@ async def _add(lobby: LobbyContext, args: Namespace) -> int:
                     fingerprint=one.key.fingerprint,
                     public_key=one.key.line,
                     workspaces=scope,
+                    options={} if args.forwarding is None else {"forwarding": args.forwarding},
                     expires_at=expires_at,
                 )
             )
@@ -122,7 +127,7 @@ def _parse(data: bytes, *, source: str) -> list[PublicKey]:
 
 def _refuse_changes(lobby: LobbyContext, known: list[AccessKey], args: Namespace) -> None:
     """A known key is no error, but options that would not take effect are: the caller would believe they did."""
-    if known and any(value is not None for value in (args.name, args.workspaces, args.expires)):
+    if known and any(value is not None for value in (args.name, args.workspaces, args.forwarding, args.expires)):
         raise CommandRefused(
             f"{_shown(known[0])} is there already and would stay as it is; "
             f"remove it first with: {lobby.prog} keys rm {known[0].fingerprint}"
@@ -155,7 +160,8 @@ def _usual_name(key: PublicKey, file: str) -> str:
 
 def _shown(key: AccessKey) -> str:
     scope = "all workspaces" if key.workspaces is None else ", ".join(sorted(key.workspaces))
-    return f"{clean(key.name)} {key.fingerprint} ({scope})"
+    forwarding = f"; forwarding {clean(key.options['forwarding'])}" if "forwarding" in key.options else ""
+    return f"{clean(key.name)} {key.fingerprint} ({scope}{forwarding})"
 
 
 async def _ls(lobby: LobbyContext, args: Namespace) -> int:
@@ -170,13 +176,14 @@ async def _ls(lobby: LobbyContext, args: Namespace) -> int:
         (
             clean(key.name),
             "all" if key.workspaces is None else ",".join(sorted(key.workspaces)) or "none",
+            clean(key.options.get("forwarding", "-")),
             age(key.last_used_at),
             age(key.expires_at),
             key.fingerprint,
         )
         for key in keys
     ]
-    await lobby.print_table(("NAME", "WORKSPACES", "USED", "EXPIRES", "FINGERPRINT"), rows)
+    await lobby.print_table(("NAME", "WORKSPACES", "FORWARDING", "USED", "EXPIRES", "FINGERPRINT"), rows)
     return EXIT_OK
 
 
@@ -211,9 +218,13 @@ FILE holds one public key a line, as in authorized_keys; empty lines and # comme
 skipped. Either every key of the file is added or none. A line with options such as
 command= or from= is refused as long as they would not be enforced.
 
+--forwarding: `off` (no forwards at all), `loopback` (the workspace itself), `anywhere`;
+see `homeport set --help`. Of what key and workspace say, the narrower holds.
+
 examples:
   homeport keys add ~/.ssh/id_ed25519.pub
   homeport keys add laptop.pub --name ana --workspaces my-app,notes --expires 30d
+  homeport keys add ci.pub --name ci --forwarding off
   curl -s https://github.com/OWNER.keys | homeport keys add - --name OWNER
 
 --json: a list of the added keys, as in `homeport keys ls --json`.
@@ -229,7 +240,7 @@ examples:
   homeport keys ls
 
 --json: a list of objects with id, name, fingerprint, public_key, workspaces (null: all),
-expires_at, last_used_at, created_at.
+forwarding (null: says nothing), expires_at, last_used_at, created_at.
 """,
     ),
     Command(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.interfaces import AccessKey, Forwarding, SessionRow, Workspace
     from gateway.journal import JournalAction
     from gateway.lobby.context import Output
 
@@ -26,6 +26,10 @@ class LobbyStore(Protocol):
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
 
     async def set_workspace_recorded(self, workspace_id: str, *, is_recorded: bool) -> None: ...
+
+    async def set_workspace_forwarding(self, workspace_id: str, forwarding: Forwarding | None) -> None: ...
+
+    async def set_workspace_shell(self, workspace_id: str, shell: str | None) -> None: ...
 
     async def list_keys(self) -> list[AccessKey]: ...
 
@@ -153,3 +157,4 @@ class Services:
     backup: Callable[[], Awaitable[BackupMade]]
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well
     disconnect: Callable[[str], int]  # close the connections a key (by fingerprint) has open; how many there were
+    shells: Callable[[], Sequence[str]]  # installed login shells, as paths, the usual one first

@@ -29,6 +29,8 @@ def workspace_shape(workspace: Workspace) -> Shape:
         "url": workspace.github_url,
         "is_active": workspace.is_active,
         "is_recorded": workspace.is_recorded,
+        "forwarding": workspace.forwarding,
+        "shell": workspace.shell,
         "active_session_count": workspace.active_session_count,
         "created_at": moment(workspace.created_at),
     }
@@ -41,6 +43,7 @@ def key_shape(key: AccessKey) -> Shape:
         "fingerprint": key.fingerprint,
         "public_key": key.public_key,
         "workspaces": None if key.workspaces is None else sorted(key.workspaces),
+        "forwarding": key.options.get("forwarding"),
         "expires_at": moment(key.expires_at),
         "last_used_at": moment(key.last_used_at),
         "created_at": moment(key.created_at),

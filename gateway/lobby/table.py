@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 
 from gateway.errors import UsageWrong
-from gateway.lobby import keys, operations, recordings, sessions, workspaces
+from gateway.lobby import keys, operations, recordings, sessions, settings, workspaces
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
 from gateway.lobby.text import clean
 
 COMMANDS: tuple[Command, ...] = (
     *workspaces.COMMANDS,
+    *settings.COMMANDS,
     *keys.COMMANDS,
     *sessions.COMMANDS,
     *recordings.COMMANDS,

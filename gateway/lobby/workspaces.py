@@ -148,7 +148,7 @@ examples:
   homeport ls --json | jq -r '.[].name'
 
 --json: a list of objects with id, name, branch, github_repo, url, is_active,
-is_recorded, active_session_count, created_at.
+is_recorded, forwarding and shell (null: the default), active_session_count, created_at.
 """,
     ),
     Command(

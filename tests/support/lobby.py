@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from gateway.errors import NameTaken
 from gateway.interfaces import (
     AccessKey,
     EndReason,
+    Forwarding,
     SessionKind,
     SessionRow,
     SessionStatus,
@@ -78,9 +80,16 @@ class FakeStore:
         return [each for each in self.workspaces if include_inactive or each.is_active]
 
     async def set_workspace_recorded(self, workspace_id: str, *, is_recorded: bool) -> None:
-        self.workspaces = [
-            replace(each, is_recorded=is_recorded) if each.id == workspace_id else each for each in self.workspaces
-        ]
+        self._change(workspace_id, is_recorded=is_recorded)
+
+    async def set_workspace_forwarding(self, workspace_id: str, forwarding: Forwarding | None) -> None:
+        self._change(workspace_id, forwarding=forwarding)
+
+    async def set_workspace_shell(self, workspace_id: str, shell: str | None) -> None:
+        self._change(workspace_id, shell=shell)
+
+    def _change(self, workspace_id: str, **values: Any) -> None:
+        self.workspaces = [replace(each, **values) if each.id == workspace_id else each for each in self.workspaces]
 
     async def list_keys(self) -> list[AccessKey]:
         return list(self.keys)
@@ -225,6 +234,7 @@ class FakeLobby:
     shelf: FakeShelf = field(default_factory=FakeShelf)
     stop_begun: StopBegun = NOTHING_KEPT
     connection_count: int = 0  # open with any key
+    shells: list[str] = field(default_factory=lambda: ["/bin/bash", "/usr/bin/zsh"])
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
@@ -236,7 +246,14 @@ class FakeLobby:
             return self.stop_begun
 
         return Services(
-            self.store, self.sessions, self.yard, self.shelf, backup, stop, lambda fingerprint: self.connection_count
+            store=self.store,
+            sessions=self.sessions,
+            workspaces=self.yard,
+            recordings=self.shelf,
+            backup=backup,
+            stop=stop,
+            disconnect=lambda fingerprint: self.connection_count,
+            shells=lambda: self.shells,
         )
 
     async def __call__(

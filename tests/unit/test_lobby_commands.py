@@ -64,7 +64,8 @@ async def test_ls_shows_active_workspaces_and_all_of_them_when_asked(lobby: Fake
 async def test_ls_json_has_the_documented_fields(lobby: FakeLobby):
     await lobby("ls", "--json")
     assert set(json.loads(lobby.stdout.text)[0]) == {
-        "id", "name", "branch", "github_repo", "url", "is_active", "is_recorded", "active_session_count", "created_at",
+        "id", "name", "branch", "github_repo", "url", "is_active", "is_recorded", "forwarding", "shell",
+        "active_session_count", "created_at",
     }  # fmt: skip
 
 

@@ -72,6 +72,23 @@ async def test_scope_and_expiry_are_stored(lobby: FakeLobby):
     assert key.expires_at == datetime(3000, 1, 1, tzinfo=UTC)
 
 
+async def test_how_far_a_key_may_forward_is_stored_and_shown(lobby: FakeLobby):
+    await add(lobby, key_line(1, "ana"), "--forwarding", "off")
+    await add(lobby, key_line(2, "ben"))
+    assert [key.options for key in lobby.store.keys] == [{"forwarding": "off"}, {}]
+    assert "forwarding off" not in lobby.stdout.text
+    await lobby("keys", "ls")
+    assert [line.split()[2] for line in lobby.stdout.text.splitlines()] == ["FORWARDING", "off", "-"]
+    await lobby("keys", "ls", "--json")
+    assert [key["forwarding"] for key in json.loads(lobby.stdout.text)] == ["off", None]
+
+
+async def test_a_key_cannot_forward_in_a_way_that_does_not_exist(lobby: FakeLobby):
+    assert await add(lobby, key_line(1), "--forwarding", "everywhere") == 2
+    assert "'off', 'loopback', 'anywhere'" in lobby.stderr.text
+    assert lobby.store.keys == []
+
+
 @pytest.mark.parametrize(("scope", "status"), [("my-ap", 1), (",", 2), ("", 2)])
 async def test_a_scope_that_names_nothing_that_exists_is_refused(lobby: FakeLobby, scope: str, status: int):
     """An empty scope must not become `all workspaces`."""
@@ -87,9 +104,12 @@ async def test_adding_a_known_key_again_changes_nothing_and_is_no_failure(lobby:
     assert "(notes)" in lobby.stderr.text
 
 
-async def test_options_for_a_known_key_are_refused_because_they_would_not_take_effect(lobby: FakeLobby):
+@pytest.mark.parametrize("option", [("--workspaces", "notes"), ("--forwarding", "off"), ("--expires", "1d")])
+async def test_options_for_a_known_key_are_refused_because_they_would_not_take_effect(
+    lobby: FakeLobby, option: tuple[str, str]
+):
     await add(lobby, key_line(1, "ana"))
-    assert await add(lobby, key_line(1), "--workspaces", "notes") == 1
+    assert await add(lobby, key_line(1), *option) == 1
     assert "homeport keys rm SHA256:" in lobby.stderr.text
 
 
