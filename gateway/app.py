@@ -143,6 +143,7 @@ class Gateway:
             config.isolation,
             listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
             private_paths=(places.state_dir, places.runtime_dir, config_file()),
+            runtime_dir=places.runtime_dir,
         )
         for warning in warnings:
             log_warning(Event.GATEWAY_WARNED, reason=warning)

@@ -356,6 +356,7 @@ class Inside:
     runtime_dir: str | None  # XDG_RUNTIME_DIR: 0700, private to the workspace
     shell: str  # absolute path of the login shell
     sftp_server: tuple[str, ...]  # argv of sftp-server, or of our fallback
+    agent_socket: str | None = None  # where a forwarded agent answers, if one is forwarded
 
 
 class Launcher(Protocol):

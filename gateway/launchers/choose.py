@@ -18,16 +18,20 @@ NO_WALL = "programs run as the gateway's own account, without any wall around a 
 
 
 async def choose_launcher(
-    isolation: Isolation, *, listeners_are_loopback: bool, private_paths: Iterable[Path] = ()
+    isolation: Isolation,
+    *,
+    listeners_are_loopback: bool,
+    private_paths: Iterable[Path] = (),
+    runtime_dir: Path | None = None,
 ) -> tuple[KeeperLauncher, list[str]]:
     """The launcher, and warnings to show at start, in health and at login.
 
-    `private_paths`: state and runtime directory, settings file. Raises StartRefused with what to install, and
-    LauncherUnavailable if there is no Python for the keepers.
+    `private_paths`: state and runtime directory, settings file. `runtime_dir`: where keepers have their places. Raises
+    StartRefused with what to install, and LauncherUnavailable if there is no Python for the keepers.
     """
     interpreter = await asyncio.to_thread(find_interpreter)
     if isolation == "none":
-        return NoneLauncher(interpreter), [f'isolation is off (isolation = "none"): {NO_WALL}']
+        return NoneLauncher(interpreter, runtime_dir=runtime_dir), [f'isolation is off (isolation = "none"): {NO_WALL}']
     bubblewrap = await asyncio.to_thread(lambda: BubblewrapLauncher(interpreter, private_paths=private_paths))
     reason = await asyncio.to_thread(bubblewrap.probe)
     if not reason:
@@ -37,7 +41,8 @@ async def choose_launcher(
         raise StartRefused(
             f"{wanted} needs bubblewrap, and it does not work here: {reason}; {_fix(reason)}", detail=reason
         )
-    return NoneLauncher(interpreter), [f"bubblewrap does not work here ({reason}): {NO_WALL}; {_fix(reason)}"]
+    warning = f"bubblewrap does not work here ({reason}): {NO_WALL}; {_fix(reason)}"
+    return NoneLauncher(interpreter, runtime_dir=runtime_dir), [warning]
 
 
 def _fix(reason: str) -> str:

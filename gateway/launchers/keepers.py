@@ -15,6 +15,7 @@ from gateway.config import SessionSettings
 from gateway.errors import GatewayError, KeeperGone, LauncherUnavailable
 from gateway.events import Event
 from gateway.interfaces import Keeper, Workspace
+from gateway.launchers.agent_socket import AgentSocket
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.launchers.link import KeeperLink
 from gateway.launchers.place import KeeperNote, KeeperPlace
@@ -66,6 +67,12 @@ class WorkspaceKeepers:
     def running(self) -> list[Keeper]:
         return list(self._links.values())
 
+    def agent_path(self, workspace_id: str) -> AgentSocket:
+        """Where a forwarded agent answers; needs no keeper. Raises OSError."""
+        place = KeeperPlace(self._runtime_dir, workspace_id)
+        place.make()  # the next keeper shall find the directory that this one has
+        return AgentSocket(place.agent_directory)
+
     async def close(self) -> None:
         """Close our ends; the keepers and their programs live on."""
         self._is_closing = True
@@ -82,6 +89,7 @@ class WorkspaceKeepers:
     async def _find_one(self, workspace_id: str) -> None:
         try:
             place = KeeperPlace(self._runtime_dir, workspace_id)
+            place.remove_agent_remains()
             lock = place.try_lock()
             if lock is not None:
                 try:

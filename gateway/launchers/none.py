@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway.interfaces import Inside, Workspace
 from gateway.launchers.inside import KEEPER_FOLDER, Interpreter, account_name, login_shell, sftp_server
 from gateway.launchers.place import KeeperPlace
@@ -10,8 +12,9 @@ from gateway.launchers.place import KeeperPlace
 class NoneLauncher:
     name = "none"
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: Interpreter, *, runtime_dir: Path | None = None) -> None:
         self._interpreter = interpreter
+        self._runtime_dir = runtime_dir
 
     def inside(self, workspace: Workspace) -> Inside:
         return Inside(
@@ -21,6 +24,7 @@ class NoneLauncher:
             runtime_dir=None,
             shell=login_shell(workspace.shell),
             sftp_server=sftp_server(self._interpreter, str(KEEPER_FOLDER)),
+            agent_socket=self._agent_socket(workspace),
         )
 
     def probe(self) -> str:
@@ -33,3 +37,7 @@ class NoneLauncher:
         for directory in (workspace.home, workspace.tree):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._interpreter.command(str(KEEPER_FOLDER), *keeper_arguments)
+
+    def _agent_socket(self, workspace: Workspace) -> str | None:
+        """The same path as outside: there is no inside."""
+        return None if self._runtime_dir is None else str(KeeperPlace(self._runtime_dir, workspace.id).agent_socket)

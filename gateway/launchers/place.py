@@ -14,11 +14,12 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import KeeperGone
+from gateway.launchers.agent_socket import DIRECTORY_NAME, SOCKET_NAME, AgentSocket
+from gateway.launchers.unix_path import short_path
 
 LISTEN_BACKLOG = 64
 LOG_SHOWN_BYTES = 2000
@@ -44,12 +45,15 @@ class KeeperPlace:
         self.log = self.directory / "keeper.log"
         self.status = self.directory / "status.json"  # written by the sandbox: {"child-pid": …}
         self.passwd, self.group = self.directory / "passwd", self.directory / "group"
+        self.agent_directory = self.directory / DIRECTORY_NAME  # all of it is shown inside
+        self.agent_socket = self.agent_directory / SOCKET_NAME
         self._socket = self.directory / "keeper.sock"
         self._lock = self.directory / "keeper.lock"
         self._note = self.directory / "keeper.json"
 
     def make(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.agent_directory.mkdir(mode=0o700, exist_ok=True)
 
     def try_lock(self) -> int | None:
         """The lock as a descriptor that the caller closes, or None: a keeper runs, starts or is about to end."""
@@ -72,7 +76,7 @@ class KeeperPlace:
         self._remove(self._socket)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with self._short_path() as path:
+            with short_path(self._socket) as path:
                 listener.bind(path)
             self._socket.chmod(0o600)
             listener.listen(LISTEN_BACKLOG)
@@ -85,7 +89,7 @@ class KeeperPlace:
         """A connection to the keeper. Raises KeeperGone if nobody listens (yet, or any more)."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            with self._short_path() as path:
+            with short_path(self._socket) as path:
                 connection.connect(path)
         except OSError as error:
             connection.close()
@@ -124,20 +128,17 @@ class KeeperPlace:
         return ""
 
     def remove_remains(self) -> None:
-        """Under the lock: what a dead keeper left. The directory goes too if it is empty then."""
+        """Under the lock: what a dead keeper left. The directories go too if they are empty then."""
         for path in (self._socket, self._note, self.log, self.status, self.passwd, self.group, self._lock):
             self._remove(path)
-        with contextlib.suppress(OSError):
-            self.directory.rmdir()
+        self.remove_agent_remains()
+        for directory in (self.agent_directory, self.directory):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
-    @contextlib.contextmanager
-    def _short_path(self) -> Iterator[str]:
-        # A socket's path ends at 107 bytes; through the descriptor of its directory it is short wherever that lies.
-        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{directory}/{self._socket.name}"
-        finally:
-            os.close(directory)
+    def remove_agent_remains(self) -> None:
+        """What a dead gateway left for its keeper's programs, which may live on."""
+        AgentSocket(self.agent_directory).remove_remains()
 
     def _sandboxed_pid(self) -> int | None:
         try:

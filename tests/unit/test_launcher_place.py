@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import KeeperGone
+from gateway.launchers.agent_socket import AgentSocket
 from gateway.launchers.place import KeeperNote, KeeperPlace
 from gateway.launchers.scratch import empty_directory
+from gateway.state import SOCKET_PATH_MAX_BYTES
 
 
 @pytest.fixture
@@ -119,3 +121,14 @@ def test_a_link_in_place_of_the_directory_is_not_followed(tmp_path: Path) -> Non
     empty_directory(tmp_path / "tmp")
     assert not (tmp_path / "tmp").is_symlink()
     assert (elsewhere / "precious").exists()
+
+
+def test_agent_s_path_under_a_runtime_directory_of_50_bytes_is_one_that_programs_can_use() -> None:
+    place = KeeperPlace(Path("/" + "r" * 49), "01932b7e-8f3c-7c4e-9d31-5a1f0c8e2b77")
+    assert len(os.fsencode(place.agent_socket)) <= SOCKET_PATH_MAX_BYTES
+
+
+def test_remains_of_a_dead_gateway_s_agent_go_with_those_of_the_keeper(place: KeeperPlace) -> None:
+    AgentSocket(place.agent_directory).publish().close()
+    place.remove_remains()
+    assert not place.directory.exists()
