@@ -15,7 +15,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,9 +139,9 @@ class Database:
         finally:
             _log_if_slow(question, started)
 
-    async def query(self, sql: str) -> list[dict[str, Any]]:
-        """One raw statement, for health and upkeep; every other question goes through the models."""
-        return list(await self._context.connections.get("default").execute_query_dict(sql))
+    async def query(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """One raw statement, for what the models cannot say."""
+        return list(await self._context.connections.get("default").execute_query_dict(sql, list(values)))
 
     async def run_to_end(self, sql: str) -> None:
         """A statement that works while it is stepped and returns nothing (`query` would step it once)."""

@@ -32,7 +32,7 @@ from gateway.store.migrate import (
 from tests.support.store import copied, dump, migrated_file
 
 ROOT = Path(__file__).parents[2]
-FIRST, SECOND, THIRD = load_migrations()[:3]
+FIRST, SECOND, THIRD, FOURTH = load_migrations()[:4]
 TABLES = ("settings", "workspaces", "sessions", "auth_logs", "system_metrics", "access_keys")
 ROWS = """
 INSERT INTO settings (theme, preferences) VALUES ('dark', '{}');
@@ -310,10 +310,10 @@ async def test_no_migration_file_carries_a_pickle() -> None:
 async def test_later_migrations_can_be_undone(filled: Path) -> None:
     before = rows(filled)
     applied: list[Migration] = []
-    for step in (SECOND, THIRD):
+    for step in (SECOND, THIRD, FOURTH):
         applied.append(step)
         await upgrade(filled, *applied)
-    for number, step in enumerate((THIRD, SECOND), start=3):
+    for number, step in enumerate((FOURTH, THIRD, SECOND), start=4):
         applied.append(dataclasses.replace(step, version=f"{number}_1_back.py", upgrade=step.downgrade))
         await upgrade(filled, *applied)
     assert rows(filled) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,27 @@ async def test_the_journal_is_read_by_action_and_by_address(store: Store) -> Non
     assert [row.client_ip for row in logins] == ["192.0.2.2", "192.0.2.1"]
     ours = await store.list_auth_logs(client_ip="192.0.2.1", limit=1)
     assert [row.action for row in ours] == [JournalAction.LOGOUT]
+
+
+async def test_the_journal_is_read_by_workspace_principal_and_time(store: Store) -> None:
+    """A login names the workspace as it was typed, an operator's command who gave it: both are found."""
+    details: list[dict[str, object]] = [
+        {"login_name": "Demo", "principal": "anna"},
+        {"workspace": "demo", "principal": "ben"},
+        {"workspace": "other", "login_name": "demo", "by": "anna"},
+        {},
+    ]
+    for one in details:
+        await store.record(JournalAction.LOGIN, success=True, details=one)
+    by_workspace = await store.list_auth_logs(workspace="demo")
+    assert [row.details for row in by_workspace] == [details[1], details[0]]
+    assert [row.details for row in await store.list_auth_logs(principal="anna")] == [details[2], details[0]]
+    assert [row.details for row in await store.list_auth_logs(principal="anna", workspace="DEMO")] == [details[0]]
+    rows = await store.list_auth_logs()
+    assert await store.list_auth_logs(since=rows[1].created_at) == rows[:2]
+    assert await store.list_auth_logs(since=rows[0].created_at + timedelta(seconds=1)) == []
+    kolkata = timezone(timedelta(hours=5, minutes=30))
+    assert await store.list_auth_logs(since=rows[1].created_at.astimezone(kolkata)) == rows[:2]
 
 
 async def test_text_from_clients_cannot_forge_lines_or_colours_nor_fill_the_disk(store: Store) -> None:

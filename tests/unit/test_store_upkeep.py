@@ -191,6 +191,9 @@ PLANS = {
     "list_auth_logs": "auth_logs_created_at_idx",
     "list_auth_logs by action": "auth_logs_action_created_at_idx",
     "list_auth_logs by address": "auth_logs_ip_address_created_at_idx",
+    "list_auth_logs by workspace": "auth_logs_workspace_created_at_idx",
+    "list_auth_logs by principal": "auth_logs_principal_created_at_idx",
+    "list_auth_logs since": "auth_logs_created_at_idx (created_at>?)",
     "delete_auth_logs_before": "auth_logs_created_at_idx",
     "metric_history": "system_metrics_metric_created_idx",
 }
@@ -202,6 +205,12 @@ async def ask(store: Store, question: str) -> None:
             await store.list_auth_logs(action=JournalAction.LOGIN)
         case "list_auth_logs by address":
             await store.list_auth_logs(client_ip="192.0.2.1")
+        case "list_auth_logs by workspace":
+            await store.list_auth_logs(workspace="demo", since=NOW)
+        case "list_auth_logs by principal":
+            await store.list_auth_logs(principal="anna", since=NOW)
+        case "list_auth_logs since":
+            await store.list_auth_logs(since=NOW)
         case "find_key" | "find_workspace" | "find_workspace_by_repo" | "find_session":
             await getattr(store, question)("0193abcd")
         case "metric_history":
