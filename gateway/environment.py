@@ -42,6 +42,10 @@ def program_environment(inside: Inside, workspace: Workspace, request: SessionRe
         environment["WORKSPACE_REPO"] = workspace.github_repo or workspace.github_url or ""
     if inside.runtime_dir:
         environment["XDG_RUNTIME_DIR"] = inside.runtime_dir
+    if request.forwards_agent and inside.agent_socket:
+        environment["SSH_AUTH_SOCK"] = inside.agent_socket
+    if request.display is not None:
+        environment["DISPLAY"] = request.display
     if request.terminal is not None:
         environment["TERM"] = request.terminal.term or "dumb"
     return {name.encode(): value.encode(errors="surrogateescape") for name, value in environment.items()}

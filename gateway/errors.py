@@ -12,6 +12,7 @@ GatewayError
 ├── KeeperRefused          the keeper answered with an error
 │   └── KeeperDeclined     the same with the keeper's own code (launchers/conversation.py)
 ├── ProgramFailed          the program could not be started; carries the exit status a shell would give
+├── DisplayRefused         no X11 display can be forwarded; the message has the reason
 ├── KeyRefused             a public key line we do not accept
 ├── NameRefused            a workspace's name, repository, URL, branch or description we do not accept
 ├── NameTaken              a unique value is in use
@@ -82,6 +83,10 @@ class ProgramFailed(GatewayError):
     def __init__(self, user_message: str, *, exit_status: int, detail: str = "") -> None:
         super().__init__(user_message, detail=detail)
         self.exit_status = exit_status
+
+
+class DisplayRefused(GatewayError):
+    code = "display_refused"
 
 
 class KeyRefused(GatewayError):

@@ -136,6 +136,8 @@ class SessionRequest:
     command: bytes | None = None  # exec: as sent, not necessarily UTF-8
     subsystem: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # already through the allow-list
+    forwards_agent: bool = False  # its connection does
+    display: str | None = None  # of a forwarded X server: "localhost:10.0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,3 +50,12 @@ def test_the_client_may_change_the_language_but_not_the_home() -> None:
 def test_a_terminal_brings_its_type() -> None:
     request = replace(REQUEST, terminal=Terminal("xterm-256color", WindowSize(80, 24), {}))
     assert program_environment(INSIDE, WORKSPACE, request)[b"TERM"] == b"xterm-256color"
+
+
+def test_agent_and_display_are_named_only_where_they_are_forwarded() -> None:
+    inside = replace(INSIDE, agent_socket="/agent/sock")
+    environment = program_environment(inside, WORKSPACE, REQUEST)
+    assert not {b"SSH_AUTH_SOCK", b"DISPLAY"} & set(environment)
+    request = replace(REQUEST, forwards_agent=True, display="localhost:10.0")
+    environment = program_environment(inside, WORKSPACE, request)
+    assert (environment[b"SSH_AUTH_SOCK"], environment[b"DISPLAY"]) == (b"/agent/sock", b"localhost:10.0")
