@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from gateway.interfaces import Decision, Principal
+from gateway.interfaces import Decision, Forwarding, Principal, Workspace
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+PRIVILEGED_PORTS_END = 1024  # sshd keeps them from users as well, whatever the kernel would allow this process
+_WIDTHS = tuple(Forwarding)  # the narrowest first
 
 
 def no_such_workspace(principal: Principal, workspace_name: str, *, names: Iterable[str]) -> str:
@@ -25,18 +29,78 @@ def no_such_workspace(principal: Principal, workspace_name: str, *, names: Itera
     return f'no workspace named "{workspace_name}"{hint} A new one is made on the host: homeport new NAME'
 
 
-def may_forward_to(address: IpAddress, port: int, *, closed_ports: frozenset[int]) -> Decision:
+@dataclass(frozen=True, slots=True)
+class OwnPorts:
+    """Where the gateway itself listens."""
+
+    closed: frozenset[int] = frozenset()  # HTTP: never reached by a forward
+    ssh: frozenset[int] = frozenset()  # reached on any address of this machine: `ssh -J one@host other@host`
+
+
+def forwarding_reach(principal: Principal, workspace: Workspace) -> Forwarding:
+    """How far forwards go: the narrower word of key and workspace; loopback where neither says anything."""
+    said = [value for value in (principal.forwarding, workspace.forwarding) if value is not None]
+    return min(said, key=_WIDTHS.index) if said else Forwarding.LOOPBACK
+
+
+def may_forward(principal: Principal, workspace: Workspace) -> Decision:
+    """Decide whether anything is forwarded at all: streams, listeners, the agent and X11, as with sshd's
+    DisableForwarding."""
+    if forwarding_reach(principal, workspace) is Forwarding.OFF:
+        return Decision.refuse(f"forwarding is off; {_how_to_widen(principal, workspace, Forwarding.LOOPBACK)}")
+    return Decision.allow()
+
+
+def may_forward_to(
+    principal: Principal, workspace: Workspace, address: IpAddress, port: int, *, is_own: bool, own_ports: OwnPorts
+) -> Decision:
     """Decide whether a direct-tcpip channel may reach an address, after name resolution (RFC 4254 §7.2).
 
-    `closed_ports` are the gateway's own listeners other than SSH: 127.1, ::ffff:127.0.0.1 and 0.0.0.0 all mean them.
+    `is_own`: the address belongs to this machine. 127.1, ::ffff:127.0.0.1 and 0.0.0.0 all mean the same listener.
     """
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    address = mapped or address
-    # Connecting to the unspecified address reaches this host (ip(7)), so it counts as loopback.
-    if not (address.is_loopback or address.is_unspecified):
-        return Decision.refuse("only loopback can be reached from a workspace")
-    if port in closed_ports:
-        return Decision.refuse("this port belongs to the gateway")
+    decision = may_forward(principal, workspace)
+    if not decision.is_allowed:
+        return decision
     if not 0 < port < 65536:
         return Decision.refuse("no such port")
+    address = plain_address(address)
+    # Connecting to the unspecified address reaches this host (ip(7)), so it counts as loopback.
+    is_loopback = address.is_loopback or address.is_unspecified
+    if (is_loopback or is_own) and port in own_ports.closed:
+        return Decision.refuse("this port belongs to the gateway")
+    if is_loopback or (is_own and port in own_ports.ssh):
+        return Decision.allow()
+    if forwarding_reach(principal, workspace) is not Forwarding.ANYWHERE:
+        fix = _how_to_widen(principal, workspace, Forwarding.ANYWHERE)
+        return Decision.refuse(f"only loopback can be reached from this workspace; {fix}")
     return Decision.allow()
+
+
+def may_listen(principal: Principal, workspace: Workspace, port: int) -> Decision:
+    """Decide whether a tcpip-forward may open this port of loopback (RFC 4254 §7.1); 0 is any port."""
+    decision = may_forward(principal, workspace)
+    if decision.is_allowed and 0 < port < PRIVILEGED_PORTS_END:
+        return Decision.refuse(f"ports below {PRIVILEGED_PORTS_END} are the system's; take a higher one, or 0 for any")
+    if decision.is_allowed and port > 65535:
+        return Decision.refuse("no such port")
+    return decision
+
+
+def plain_address(address: IpAddress) -> IpAddress:
+    """The IPv4 address where it is one in IPv6's clothes."""
+    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+
+
+def _how_to_widen(principal: Principal, workspace: Workspace, wanted: Forwarding) -> str:
+    """Who may change it, and how: an operator, by command, for each word that stands in the way."""
+    key_is_narrower = principal.forwarding is not None and _is_narrower(principal.forwarding, wanted)
+    commands = []
+    if key_is_narrower:
+        commands.append(f"homeport keys rm {principal.name}, homeport keys add --forwarding {wanted} FILE")
+    if not key_is_narrower or (workspace.forwarding is not None and _is_narrower(workspace.forwarding, wanted)):
+        commands.append(f"homeport set {workspace.name} forwarding={wanted}")
+    return f"an operator may change that with: {', '.join(commands)}"
+
+
+def _is_narrower(said: Forwarding, wanted: Forwarding) -> bool:
+    return _WIDTHS.index(said) < _WIDTHS.index(wanted)

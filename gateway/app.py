@@ -21,10 +21,11 @@ from typing import Any
 
 from admin_http import AdminServer
 from gateway import __version__, notify
+from gateway.access import OwnPorts
 from gateway.config import Address, Config, config_file
 from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
-from gateway.forwards import Dialler
+from gateway.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
 from gateway.ids import new_id
@@ -170,14 +171,15 @@ class Gateway:
 
     async def _listen(self, host_keys: list[Any]) -> None:
         """HTTP first: by the time SSH accepts a forward, the port that forwards must never reach is known."""
-        dialler = Dialler(keepers=self.keepers, workspace_for=self.sessions.workspace_for)
-        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, dialler=dialler, spawn=self.spawn)
+        forwards = Forwards(keepers=self.keepers, launcher=self.launcher)
+        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, spawn=self.spawn)
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
         admin = AdminServer(self.config.http.listen, self.upkeep, host_names=self.config.http.host_names)
         await admin.start()
         self._resources.push_async_callback(admin.stop)
         self.http_address = admin.addresses[0]
-        dialler.closed_ports = frozenset(address.port for address in admin.addresses)
+        http_ports = frozenset(address.port for address in admin.addresses)
+        forwards.own_ports = OwnPorts(closed=http_ports)
         control = ControlServer(self.places.control_socket, runner(self._services()))
         control.open()
         self._resources.callback(control.close)
@@ -187,6 +189,7 @@ class Gateway:
         self._resources.callback(self.ssh.stop_listening)
         host, port = self.ssh.address
         self.ssh_address = Address(host=host, port=port)
+        forwards.own_ports = OwnPorts(closed=http_ports, ssh=frozenset({port}))
 
     # ------------------------------------------------------------------------------------------------- serve
 

@@ -72,6 +72,8 @@ class SshSettings(_Section):
     # OpenSSH has 10; VS Code and ControlMaster users pass 60 on an ordinary day.
     sessions_per_connection_max: int = Field(default=200, ge=1)
     forwards_per_connection_max: int = Field(default=500, ge=1)
+    # Remote ones (ssh -R). A configuration may name dozens, and each holds one or two descriptors.
+    forward_listeners_per_connection_max: int = Field(default=100, ge=0)
     # A probe each interval keeps a line open below the 60 s idle default of common load balancers. A dead peer is found
     # one interval after the last miss: 60 s (measured 60.2 s).
     keepalive_interval_seconds: float = Field(default=15, gt=0)
@@ -114,15 +116,15 @@ class SessionSettings(_Section):
     terminals_per_workspace_max: int = Field(default=500, ge=1)
 
 
-class RecordingSettings(_Section):
-    enabled: bool = True
-    # One of the eight parts of a session's spool, and the unit of compression: 0.5 ms of zstd, 5 times smaller.
-    segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024, multiple_of=4096)
 class SftpSettings(_Section):
     # A row in the journal for each file read, written, removed, renamed, linked or made by SFTP.
     audit: bool = True
 
 
+class RecordingSettings(_Section):
+    enabled: bool = True
+    # One of the eight parts of a session's spool, and the unit of compression: 0.5 ms of zstd, 5 times smaller.
+    segment_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=16 * 1024 * 1024, multiple_of=4096)
     # Compressed, on disk. A build that prints for a week must not fill it; the recording ends with a marker.
     bytes_per_session_max: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024)
 
@@ -169,11 +171,11 @@ class Config(_Section):
     ssh: SshSettings = SshSettings()
     http: HttpSettings = HttpSettings()
     session: SessionSettings = SessionSettings()
+    sftp: SftpSettings = SftpSettings()
     recording: RecordingSettings = RecordingSettings()
     retention: RetentionSettings = RetentionSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     log: LogSettings = LogSettings()
-    sftp: SftpSettings = SftpSettings()
 
     @field_validator("state_dir", "runtime_dir", mode="after")
     @classmethod

@@ -34,6 +34,8 @@ class Event(StrEnum):
     FORWARD_OPENED = "forward.opened"
     FORWARD_REFUSED = "forward.refused"
     FORWARD_ENDED = "forward.ended"
+    LISTENER_OPENED = "listener.opened"
+    LISTENER_CLOSED = "listener.closed"
 
     KEEPER_STARTED = "keeper.started"
     KEEPER_FOUND = "keeper.found"

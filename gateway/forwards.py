@@ -1,95 +1,288 @@
-"""Where a direct-tcpip channel may go, and the socket that goes there.
+"""Where forwards may go, and the sockets that go there: to ports and unix sockets of a workspace, and listeners in it.
 
-The keeper makes an unconnected socket *inside* the workspace; the gateway resolves the name, checks every address
-and connects without blocking. So a forward reaches what a program of the workspace could reach, never more, and the
-gateway's own listeners are closed to it whatever they are called.
+Every socket is made by the keeper *inside* the workspace; the gateway resolves names, checks every address and connects
+or binds without blocking. So a forward reaches what a program of the workspace could reach, never more, and the
+gateway's own listeners are closed to it whatever they are called. Relative unix paths start in the tree, where all
+programs start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
-from collections.abc import Awaitable, Callable
+import struct
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from gateway import access
-from gateway.errors import LoginRefused
-from gateway.interfaces import Keepers, Principal, Workspace
+from gateway.access import IpAddress, OwnPorts
+from gateway.errors import KeeperRefused, LoginRefused
+from gateway.interfaces import Decision, Keeper, Keepers, Launcher, Principal, Workspace
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 10.0  # one address
+DIAL_SECONDS = 30.0  # all addresses of a name
 RESOLVE_SECONDS = 5.0
+ADDRESSES_MAX = 16
+LISTEN_BACKLOG = 128
+PORT_TRIES_MAX = 10  # to find one that is free on IPv4 and IPv6
 
 RESOLVERS_MAX = 2
 _RESOLVERS = ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="resolver")
 
-FindWorkspace = Callable[[Principal, str], Awaitable[Workspace]]
+LOOPBACK_V4, LOOPBACK_V6 = ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+_DISCARD_PORT = 9  # nothing is ever sent there
+_SHOWN_MAX_CHARACTERS = 255
 
 
-class Dialler:
-    def __init__(self, *, keepers: Keepers, workspace_for: FindWorkspace) -> None:
+@dataclass(frozen=True, slots=True)
+class TcpTarget:
+    """A host, as the client wrote it (bytes that are not UTF-8 by surrogateescape), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = _shown(self.host.encode(errors="surrogateescape"))
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixTarget:
+    """A path inside the workspace, not necessarily UTF-8."""
+
+    path: bytes
+
+    def __str__(self) -> str:
+        return _shown(self.path)
+
+
+Target = TcpTarget | UnixTarget
+
+
+@dataclass(slots=True)
+class Listening:
+    """Listening sockets inside a workspace. The receiver owns them and calls `stopped` once they are closed."""
+
+    keeper: Keeper
+    sockets: list[socket.socket]
+    port: int = 0  # of a tcpip-forward
+    path: bytes | None = None  # of a streamlocal-forward: to be removed
+
+    def stopped(self) -> None:
+        if self.path is not None:
+            self.keeper.unlisten(self.path)
+
+
+class Forwards:
+    """Decides, dials and listens."""
+
+    def __init__(self, *, keepers: Keepers, launcher: Launcher) -> None:
         self._keepers = keepers
-        self._workspace_for = workspace_for
-        # The gateway's own ports besides SSH, known once they listen.
-        self.closed_ports: frozenset[int] = frozenset()
+        self._launcher = launcher
+        self.own_ports = OwnPorts()  # known once they listen
 
-    async def dial(self, principal: Principal, login_name: str, host: str, port: int) -> socket.socket:
-        """A connected, non-blocking socket. Raises LoginRefused, KeeperGone or OSError."""
-        workspace = await self._workspace_for(principal, login_name)
-        addresses = await self._allowed_addresses(host, port)
+    async def dial(self, principal: Principal, workspace: Workspace, target: Target) -> socket.socket:
+        """A connected, non-blocking socket. Raises LoginRefused, KeeperGone, KeeperRefused or OSError."""
+        self.require_any(principal, workspace, target)
+        if isinstance(target, UnixTarget):
+            return await self._dial_path(workspace, target)
+        addresses = await _resolve(target.host)
+        for address in addresses:  # one bad one refuses the whole name
+            _require(
+                access.may_forward_to(
+                    principal, workspace, address, target.port,
+                    is_own=_is_own_address(address), own_ports=self.own_ports,
+                ),
+                target,
+            )  # fmt: skip
         keeper = await self._keepers.keeper_for(workspace)
-        failure: OSError = ConnectionRefusedError("Connection refused")
-        for address in addresses:
-            family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-            sock = await keeper.tcp_socket(family)
+        async with _deadline(DIAL_SECONDS):
+            return await _connect_first(keeper, addresses, target.port)
+
+    def require_any(self, principal: Principal, workspace: Workspace, target: Target) -> None:
+        """That they may forward at all. Raises LoginRefused."""
+        _require(access.may_forward(principal, workspace), target)
+
+    async def listen(self, principal: Principal, workspace: Workspace, target: Target) -> Listening:
+        """Listening sockets for a tcpip-forward or streamlocal-forward. Raises as `dial` does."""
+        port = target.port if isinstance(target, TcpTarget) else 0
+        _require(access.may_listen(principal, workspace, port), target)
+        keeper = await self._keepers.keeper_for(workspace)
+        if isinstance(target, UnixTarget):
+            path = self._inside(workspace, target)
+            return Listening(keeper, [await keeper.unix_listener(path)], path=path)
+        for tries_left in reversed(range(PORT_TRIES_MAX)):
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
-            except OSError as error:  # TimeoutError is one, too
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
+                sockets = await _listen_on_loopback(keeper, target)
+            except OSError as error:
+                # The port that was free on IPv4 is taken on IPv6: another one, if it may be any.
+                if error.errno != errno.EADDRINUSE or port or not tries_left:
+                    raise
             else:
-                return sock
-        raise failure
+                return Listening(keeper, sockets, port=sockets[0].getsockname()[1])
+        raise AssertionError("unreachable")
 
-    async def _allowed_addresses(self, host: str, port: int) -> list[access.IpAddress]:
-        """Every address the name means, each checked after resolution: one bad one refuses the whole name."""
-        addresses = await _resolve(host)
-        for address in addresses:
-            decision = access.may_forward_to(address, port, closed_ports=self.closed_ports)
-            if not decision.is_allowed:
-                raise LoginRefused(f"forwarding to {host} port {port} refused: {decision.reason}")
-        return addresses
+    async def _dial_path(self, workspace: Workspace, target: UnixTarget) -> socket.socket:
+        keeper = await self._keepers.keeper_for(workspace)
+        sock = await keeper.unix_connection(self._inside(workspace, target))
+        # By who listens, not by path: without walls a link or a mount may lead to the control socket or a forwarded
+        # agent. A keeper's own socket does not take connections of this type (SOCK_SEQPACKET).
+        if _listener_pid(sock) == os.getpid():
+            sock.close()
+            _require(Decision.refuse("this socket belongs to the gateway"), target)
+        return sock
+
+    def _inside(self, workspace: Workspace, target: UnixTarget) -> bytes:
+        return os.path.join(os.fsencode(self._launcher.inside(workspace).tree), target.path)  # noqa: PTH118
 
 
-async def _resolve(host: str) -> list[access.IpAddress]:
+def _require(decision: Decision, target: Target) -> None:
+    if not decision.is_allowed:
+        raise LoginRefused(f"forwarding to {target} refused: {decision.reason}")
+
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+async def _resolve(host: str) -> list[IpAddress]:
     """The host's addresses. Only a real name is looked up, by threads of its own: a slow name server must not keep the
     rest of the gateway waiting for a thread."""
     if host.lower().rstrip(".") == "localhost":
-        return [ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")]
+        return [LOOPBACK_V4, LOOPBACK_V6]
     literal = _literal(host)
     if literal is not None:
         return [literal]
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
+        async with _deadline(RESOLVE_SECONDS):
             found = await loop.run_in_executor(
                 _RESOLVERS, partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
             )
-    except (OSError, UnicodeError) as error:
-        raise ConnectionRefusedError(f"cannot resolve the name: {error}") from None
-    return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+    except UnicodeError:  # a label too long, or bytes that are no text
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+    addresses = (_plain(str(entry[4][0])) for entry in found)
+    return list(dict.fromkeys(addresses))[:ADDRESSES_MAX]
 
 
-def _literal(host: str) -> access.IpAddress | None:
+def _literal(host: str) -> IpAddress | None:
     """An address as written, also in the short forms of inet(3): `127.1` and `2130706433` are 127.0.0.1."""
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host.partition("%")[0])
+        return _plain(host)
     with contextlib.suppress(OSError, ValueError):
         return None if any(map(str.isspace, host)) else ipaddress.IPv4Address(socket.inet_aton(host))
     return None
+
+
+def _plain(text: str) -> IpAddress:
+    return access.plain_address(ipaddress.ip_address(text.partition("%")[0]))
+
+
+def _is_own_address(address: IpAddress) -> bool:
+    """Whether it is one of this machine's: the kernel takes it as the source of what is sent to it (ip(7)).
+
+    Nothing is sent. Asked for each dial, since addresses come and go.
+    """
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), _DISCARD_PORT))
+            return _plain(probe.getsockname()[0]) == address
+        except OSError:
+            return False
+
+
+def _family(address: IpAddress) -> socket.AddressFamily:
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+
+# ------------------------------------------------------------------------------------- connecting and listening
+
+
+async def _connect_first(keeper: Keeper, addresses: list[IpAddress], port: int) -> socket.socket:
+    failure: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    for address in addresses:
+        sock = await keeper.tcp_socket(_family(address))
+        try:
+            async with _deadline(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+async def _listen_on_loopback(keeper: Keeper, target: TcpTarget) -> list[socket.socket]:
+    """On the same port of each loopback address. In use on one of them is in use: a client of `localhost` would meet
+    the wrong server, depending on which address it tries first."""
+    sockets: list[socket.socket] = []
+    try:
+        port = target.port
+        for address in _loopbacks_meant(target.host):
+            try:
+                sock = await keeper.tcp_socket(_family(address))
+            except KeeperRefused:
+                if sockets:
+                    continue  # no IPv6 in this kernel
+                raise
+            sockets.append(sock)
+            try:
+                _bind(sock, address, port)
+            except OSError as error:
+                sockets.pop().close()
+                if not sockets or error.errno != errno.EADDRNOTAVAIL:  # no ::1 on this machine
+                    raise
+            else:
+                port = sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _loopbacks_meant(host: str) -> list[IpAddress]:
+    """As sshd with GatewayPorts=no: loopback whatever was asked for, of one kind only if that was named."""
+    if host == str(LOOPBACK_V4):
+        return [LOOPBACK_V4]
+    return [LOOPBACK_V6] if host == str(LOOPBACK_V6) else [LOOPBACK_V4, LOOPBACK_V6]
+
+
+def _bind(sock: socket.socket, address: IpAddress, port: int) -> None:
+    # A forward that ended a moment ago must not keep the port from the next one (TIME_WAIT).
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if address.version == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((str(address), port))
+    sock.listen(LISTEN_BACKLOG)
+
+
+def _listener_pid(connection: socket.socket) -> int:
+    """The process that called listen(2) on the other end."""
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid: int = _PEER.unpack(peer)[0]
+    return pid
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
+
+
+def _shown(text: bytes) -> str:
+    """For people and the journal."""
+    return text.decode(errors="backslashreplace")[:_SHOWN_MAX_CHARACTERS]

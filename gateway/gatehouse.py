@@ -1,4 +1,4 @@
-"""Between the SSH server and the rest: finds keys, journals logins, hands sessions and forwards on.
+"""Between the SSH server and the rest: finds keys, hands sessions and forwards on, journals logins and forwards.
 
 Journal rows are written beside the login, not before it: a slow disk must not make strangers' and friends' logins
 tell apart, and a login is in the log at once anyway. The number waiting is bounded by the store's own queue.
@@ -6,13 +6,15 @@ tell apart, and a login is in the log at once anyway. The number waiting is boun
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.events import Event
-from gateway.forwards import Dialler
-from gateway.interfaces import AccessKey, Principal, SessionRequest
+from gateway.forward_record import ForwardKind, ForwardRecord
+from gateway.forwards import Forwards, Listening, Target
+from gateway.interfaces import AccessKey, Principal, SessionRequest, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_failure
 from gateway.session import Channel
@@ -57,14 +59,57 @@ class LoginStore(Protocol):
         details: Mapping[str, object] | None = None,
     ) -> None: ...
 
+    def note(
+        self,
+        action: JournalAction,
+        *,
+        success: bool,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        """As `record`, for what comes in crowds: never waits."""
+        ...
+
+
+class OpenListener:
+    """A listener of a connection, and its record."""
+
+    def __init__(self, listening: Listening, record: ForwardRecord) -> None:
+        self._listening = listening
+        self._record = record
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        return self._listening.sockets
+
+    @property
+    def port(self) -> int:
+        return self._listening.port
+
+    @property
+    def workspace_gone(self) -> asyncio.Event:
+        return self._listening.keeper.closed
+
+    def closed(self) -> None:
+        self._listening.stopped()
+        self._record.ended()
+
 
 class Gatehouse:
     """Implements what ssh/server.py asks for."""
 
-    def __init__(self, *, store: LoginStore, sessions: Sessions, dialler: Dialler, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        *,
+        store: LoginStore,
+        sessions: Sessions,
+        forwards: Forwards,
+        spawn: Spawn,
+    ) -> None:
         self._store = store
         self._sessions = sessions
-        self._dialler = dialler
+        self._forwards = forwards
         self._spawn = spawn
 
     async def find_key(self, fingerprint: str) -> AccessKey | None:
@@ -91,8 +136,39 @@ class Gatehouse:
     async def serve_session(self, request: SessionRequest, channel: Channel) -> None:
         await self._sessions.serve(request, channel)
 
-    async def dial(self, principal: Principal, login_name: str, host: str, port: int) -> socket.socket:
-        return await self._dialler.dial(principal, login_name, host, port)
+    # ------------------------------------------------------------------------------------------------ forwards
+
+    async def dial(self, facts: LoginFacts, target: Target) -> tuple[socket.socket, ForwardRecord]:
+        """A connected socket into the workspace. Raises LoginRefused, GatewayError or OSError."""
+        with ForwardRecord(self._store, facts, ForwardKind.direct(target), target) as record:
+            principal, workspace = await self._forwarder(facts, record)
+            sock = await self._forwards.dial(principal, workspace, target)
+            record.opened()
+            return sock, record
+
+    async def listen(self, facts: LoginFacts, target: Target) -> OpenListener:
+        """Listening sockets in the workspace. Raises as `dial` does."""
+        with ForwardRecord(self._store, facts, ForwardKind.listener(target), target) as record:
+            principal, workspace = await self._forwarder(facts, record)
+            listening = await self._forwards.listen(principal, workspace, target)
+            record.found(listening.port)
+            record.opened()
+            return OpenListener(listening, record)
+
+    async def accept(self, facts: LoginFacts, target: Target) -> ForwardRecord:
+        """Somebody connected to the listener at `target`: asked again, since the policy may have changed meanwhile."""
+        with ForwardRecord(self._store, facts, ForwardKind.forwarded(target), target) as record:
+            principal, workspace = await self._forwarder(facts, record)
+            self._forwards.require_any(principal, workspace, target)
+            return record
+
+    async def _forwarder(self, facts: LoginFacts, record: ForwardRecord) -> tuple[Principal, Workspace]:
+        assert facts.principal is not None
+        workspace = await self._sessions.workspace_for(facts.principal, facts.login_name)
+        record.workspace = workspace.name
+        return facts.principal, workspace
+
+    # ------------------------------------------------------------------------------------------------- journal
 
     def _journal(
         self, action: JournalAction, facts: LoginFacts, *, success: bool, details: Mapping[str, object]

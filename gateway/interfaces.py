@@ -228,9 +228,9 @@ class ProgramSpec:
     environment: Mapping[bytes, bytes]
     directory: bytes
     terminal: Terminal | None = None  # None: three pipes
-
-
     wants_stderr_messages: bool = False  # what it writes there is a log of which each message counts
+
+
 @dataclass(slots=True)
 class Program:
     """A started or adopted program, the gateway's side. The receiver owns the descriptors and closes them.
@@ -246,9 +246,9 @@ class Program:
     stdin_fd: int | None = None
     stdout_fd: int | None = None
     stderr_fd: int | None = None
+    has_stderr_messages: bool = False  # each read of `stderr_fd` is one write of the program; false: just bytes
     backlog: bytes = b""  # adopted: output read by the keeper while nobody owned the terminal
     backlog_lost_bytes: int = 0  # adopted: how much older output the keeper's ring dropped before `backlog`
-    has_stderr_messages: bool = False  # each read of `stderr_fd` is one write of the program; false: just bytes
 
     def close(self) -> None:
         """Close the descriptors of a program that no session took over."""
@@ -316,6 +316,19 @@ class Keeper(Protocol):
 
     async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:
         """An unconnected, non-blocking TCP socket made inside the workspace's network namespace."""
+        ...
+
+    async def unix_connection(self, path: bytes) -> socket.socket:
+        """A non-blocking stream socket connected to a unix path as seen inside."""
+        ...
+
+    async def unix_listener(self, path: bytes) -> socket.socket:
+        """A socket listening on a unix path inside, made for its owner alone. `unlisten` removes the path, and so does
+        the end of this gateway's connection to the keeper."""
+        ...
+
+    def unlisten(self, path: bytes) -> None:
+        """The listener there is closed: have its path removed. Never waits; without a keeper there is nothing to do."""
         ...
 
     async def process_count(self) -> int:

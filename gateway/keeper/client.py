@@ -78,14 +78,20 @@ class Client:
             self._queue.popleft()
             _close_all(fds)
 
+    def unlisten(self, path: bytes) -> bool:
+        """Remove the path of a listener; False if there is none."""
+        identity = self.listening_paths.pop(path, None)
+        if identity is not None:
+            unlink_own(path, identity)
+        return identity is not None
+
     def close(self) -> None:
         self.is_closed = True
         self.connection.close()
         while self._queue:
             _close_all(self._queue.popleft()[1])
-        for path, identity in self.listening_paths.items():
-            unlink_own(path, identity)
-        self.listening_paths.clear()
+        for path in list(self.listening_paths):
+            self.unlisten(path)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(fd.to_bytes(4, _ORDER) for fd in fds))] if fds else []

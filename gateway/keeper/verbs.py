@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from . import process, protocol, spawn
-from .client import Client, unlink_own
+from .client import Client
 from .programs import SIGNALS, Program
 from .terminal import SIZE_MAX, open_terminal
 
@@ -42,7 +42,7 @@ class Reply:
         *,
         fds: Sequence[int] = (),
         owned_fds: Sequence[int] = (),
-        undo: Callable[[], None] | None = None,
+        undo: Callable[[], object] | None = None,
     ) -> None:
         self.values = values or {}
         self.fds = fds
@@ -241,15 +241,12 @@ def _listen(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
         raise Refused("not_bound", error.strerror or str(error)) from None
     finally:
         os.umask(before)
-    return Reply(fds=[fd], owned_fds=[fd])
+    return Reply(fds=[fd], owned_fds=[fd], undo=lambda: client.unlisten(path))
 
 
 def _unlisten(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
-    path = protocol.bytes_in(request, "path")
-    identity = client.listening_paths.pop(path, None)
-    if identity is None:
+    if not client.unlisten(protocol.bytes_in(request, "path")):
         raise Refused("not_listening", "this connection has no listener there")
-    unlink_own(path, identity)
     return Reply()
 
 

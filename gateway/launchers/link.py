@@ -161,8 +161,8 @@ class KeeperLink:
             undo=undo,
         )
 
-    async def unlisten(self, path: bytes) -> None:
-        await self._ask("unlisten", unless="not_listening", path=protocol.to_text(path))
+    def unlisten(self, path: bytes) -> None:
+        self._conversation.tell("unlisten", {"path": protocol.to_text(path)})
 
     async def process_count(self) -> int:
         return int((await self.stats()).get("processes", 0))  # 0: a keeper of an earlier version, which does not say

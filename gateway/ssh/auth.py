@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.interfaces import AccessKey, Principal
+from gateway.interfaces import AccessKey, Forwarding, Principal
 
 # Enough to recognise a person's agent in the journal, bounded against one that offers thousands.
 OFFERED_REMEMBERED_MAX = 5
@@ -32,7 +32,13 @@ class Login:
 
     def proved(self, key: AccessKey) -> None:
         """The client signed with this key: this, and only this, is a login."""
-        self.principal = Principal(key_id=key.id, name=key.name, fingerprint=key.fingerprint, workspaces=key.workspaces)
+        self.principal = Principal(
+            key_id=key.id,
+            name=key.name,
+            fingerprint=key.fingerprint,
+            workspaces=key.workspaces,
+            forwarding=_forwarding_of(key),
+        )
 
     @property
     def refusal_reason(self) -> str | None:
@@ -43,3 +49,11 @@ class Login:
             return "unknown_key"
         # The first `none` request is how clients ask for the methods (RFC 4252 §5.2), not an attempt.
         return "no_key" if self.failure_count > 1 else None
+
+
+def _forwarding_of(key: AccessKey) -> Forwarding | None:
+    said = key.options.get("forwarding")
+    if said is None:
+        return None
+    # A word of a later version: the safe reading of what we do not understand.
+    return Forwarding(said) if said in set(Forwarding) else Forwarding.OFF

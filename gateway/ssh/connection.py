@@ -30,15 +30,15 @@ from asyncssh.constants import (
     DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     DISC_PROTOCOL_ERROR,
     MSG_IGNORE,
-    OPEN_RESOURCE_SHORTAGE,
 )
 
 from gateway.ids import new_id
 from gateway.ssh import algorithms
 from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
-from gateway.ssh.requests import GlobalRequests
-from gateway.ssh.window import ForwardWire
+from gateway.ssh.forward_requests import ForwardRequests
+from gateway.ssh.forwards import ConnectionForwards
+from gateway.ssh.window import ForwardWire, refuse_tiny_packets
 
 if TYPE_CHECKING:
     from gateway.interfaces import SessionRequest
@@ -59,11 +59,9 @@ RECEIVED_MAX_BYTES = 1024 * 1024
 PACKETS_PER_TURN_MAX = 64
 # Before the login, besides attempts (up to four each with a banner and a `none`): key exchange takes about six.
 STRANGER_PACKETS_MAX = 200
-# The smallest maximum packet size in use is a few KiB; at 1 byte, 64 KiB of output took a second to cut up.
-CHANNEL_PACKET_MIN_BYTES = 256
 
 
-class Connection(GlobalRequests):
+class Connection(ForwardRequests):
     """Made by the listener for each accepted socket."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHServerConnectionOptions, server: SshServer) -> None:
@@ -74,10 +72,9 @@ class Connection(GlobalRequests):
         self.client_address: tuple[str, int] = ("", 0)
         self.server_address: tuple[str, int] = ("", 0)
         self.session_count = 0
-        self.forward_count = 0
         self.is_counted = False
         self.server = server
-        self.dials: set[asyncio.Task[Any]] = set()  # forwards being opened
+        self.forwards = ConnectionForwards(self, server.gatehouse)
         self._is_socket_full = False
         self._is_unheard = False  # far too many answers wait for the client to read
         self._is_reading_paused = False
@@ -143,8 +140,7 @@ class Connection(GlobalRequests):
                 session.resume_writing()
 
     def _cleanup(self, exc: Exception | None) -> None:
-        for dial in self.dials:
-            dial.cancel()
+        self.forwards.close()
         super()._cleanup(exc)
         self.server.connection_ended(self)
 
@@ -253,12 +249,8 @@ class Connection(GlobalRequests):
         self.server.serve_session(request, channel)
 
     def _process_session_open(self, packet: asyncssh.packet.SSHPacket) -> Any:
-        _refuse_tiny_packets(packet)
+        refuse_tiny_packets(packet)
         return super()._process_session_open(packet)
-
-    def _process_direct_tcpip_open(self, packet: asyncssh.packet.SSHPacket) -> Any:
-        _refuse_tiny_packets(packet)
-        return super()._process_direct_tcpip_open(packet)
 
     def create_server_channel(
         self, encoding: str | None = "", errors: str = "", window: int = 0, max_pktsize: int = 0
@@ -279,9 +271,3 @@ def _is_strong(signature: bytes) -> bool:
         return asyncssh.packet.SSHPacket(signature).get_string().decode("ascii") in algorithms.SIGNATURE
     except (asyncssh.packet.PacketDecodeError, UnicodeDecodeError):
         return False
-
-
-def _refuse_tiny_packets(packet: asyncssh.packet.SSHPacket) -> None:
-    """The maximum packet size is the last field that was read of a channel's open request (RFC 4254 §5.1)."""
-    if int.from_bytes(packet.get_consumed_payload()[-4:]) < CHANNEL_PACKET_MIN_BYTES:
-        raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "the maximum packet size is too small")

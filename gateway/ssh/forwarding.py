@@ -1,7 +1,5 @@
-"""direct-tcpip (RFC 4254 §7.2): a client's stream to a port of the workspace. VS Code lives on it.
-
-The socket was made inside the workspace and connected by the dialler (gateway/forwards.py); here its bytes and the
-channel's meet, with half-close and flow control both ways.
+"""A forwarded stream (RFC 4254 §7): the bytes of a socket and of a channel meet, with half-close and flow control both
+ways. VS Code lives on it.
 """
 
 from __future__ import annotations
@@ -31,10 +29,9 @@ class ForwardChannel(asyncssh.SSHTCPSession[bytes]):
         self.bytes_out = 0
 
     async def connect(self, sock: socket.socket) -> None:
-        """Take over a connected socket."""
+        """Take over a connected socket, also if this is cancelled. Nothing is read until the channel is open."""
         loop = asyncio.get_running_loop()
         _, self._socket_side = await loop.connect_accepted_socket(lambda: _SocketSide(self), sock)
-        self._socket_side.pause_reading()  # until the channel is open
 
     def abandon(self) -> None:
         """The channel never opened."""
@@ -71,7 +68,6 @@ class ForwardChannel(asyncssh.SSHTCPSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._chan = None
-        self._connection.forward_count -= 1
         if self._socket_side is not None:
             self._socket_side.close()
         self._on_ended(self.bytes_in, self.bytes_out)
@@ -120,8 +116,11 @@ class _SocketSide(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        # Interactive protocols run over forwards; Nagle with delayed acknowledgements costs 40 ms a message.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.pause_reading()
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            # Interactive protocols run over forwards; Nagle with delayed acknowledgements costs 40 ms a message.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
         self._forward.socket_data(data)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import asyncssh
 from asyncssh.connection import SSHServerConnectionOptions
-from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 
 from gateway import __version__
 from gateway.config import SshSettings
-from gateway.errors import GatewayError, LoginRefused, StartRefused
+from gateway.errors import StartRefused
 from gateway.events import Event
-from gateway.interfaces import AccessKey, Principal, SessionRequest
-from gateway.log import log_event, log_failure
+from gateway.interfaces import AccessKey, SessionRequest
+from gateway.log import log_event
 from gateway.session import Channel
 from gateway.ssh import algorithms
 from gateway.ssh.channel import SessionChannel
 from gateway.ssh.connection import Connection
-from gateway.ssh.forwarding import ForwardChannel
+from gateway.ssh.facts import ConnectionFacts, facts_of
+from gateway.ssh.forwards import ForwardGate
 from gateway.ssh.limits import ConnectionLimits
 from gateway.ssh.window import WINDOW_BYTES
 
@@ -32,27 +30,11 @@ from gateway.ssh.window import WINDOW_BYTES
 # has OpenSSH's; without it they make reversed links.
 VERSION = f"OpenSSH_9.9 Homeport_{__version__}"
 BACKLOG = 128
-CLIENT_VERSION_MAX_CHARACTERS = 100
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFacts:
-    """What the journal wants to know of a connection."""
-
-    connection_id: str
-    client_ip: str
-    client_version: str
-    login_name: str
-    principal: Principal | None
-    offered: tuple[str, ...]  # fingerprints, the first few
-    offer_count: int
-    refusal_reason: str | None  # not logged in: why; None if it never tried
-    duration_ms: float
-
-
-class Gatehouse(Protocol):
+class Gatehouse(ForwardGate, Protocol):
     """What the SSH server asks of the rest of the gateway."""
 
     async def find_key(self, fingerprint: str) -> AccessKey | None: ...
@@ -65,10 +47,6 @@ class Gatehouse(Protocol):
 
     async def serve_session(self, request: SessionRequest, channel: Channel) -> None: ...
 
-    async def dial(self, principal: Principal, login_name: str, host: str, port: int) -> socket.socket:
-        """A connected, non-blocking socket into the workspace. Raises LoginRefused, GatewayError or OSError."""
-        ...
-
 
 class SshServer:
     """Accepts connections and keeps count of them."""
@@ -78,8 +56,8 @@ class SshServer:
     ) -> None:
         self.settings = settings
         self._host_keys = host_keys
-        self._gatehouse = gatehouse
-        self._spawn = spawn
+        self.gatehouse = gatehouse
+        self.spawn = spawn
         self._limits = ConnectionLimits(settings)
         self._connections: set[Connection] = set()
         self._all_ended = asyncio.Event()
@@ -199,83 +177,34 @@ class SshServer:
 
     def logged_in(self, connection: Connection) -> None:
         self._limits.logged_in(connection.client_address[0])
-        facts = _facts(connection)
+        facts = facts_of(connection)
         assert facts.principal is not None
         log_event(Event.LOGIN_ACCEPTED, connection_id=facts.connection_id, client_ip=facts.client_ip,
                   principal=facts.principal.name, fingerprint=facts.principal.fingerprint, method="publickey",
                   handshake_ms=facts.duration_ms)  # fmt: skip
-        self._gatehouse.logged_in(facts)
+        self.gatehouse.logged_in(facts)
 
     def connection_ended(self, connection: Connection) -> None:
         if not connection.is_counted:
             return
         connection.is_counted = False
-        facts = _facts(connection)
+        facts = facts_of(connection)
         self._connections.discard(connection)
         self._limits.closed(facts.client_ip, was_logged_in=facts.principal is not None)
         if not self._connections:
             self._all_ended.set()
         if facts.principal is not None:
-            self._gatehouse.logged_out(facts)
+            self.gatehouse.logged_out(facts)
         elif facts.refusal_reason is not None:
             log_event(Event.LOGIN_REFUSED, connection_id=facts.connection_id, client_ip=facts.client_ip,
                       reason=facts.refusal_reason, method="publickey",
                       fingerprint=(facts.offered or ("",))[0])  # fmt: skip
-            self._gatehouse.login_refused(facts)
+            self.gatehouse.login_refused(facts)
         log_event(Event.CONNECTION_ENDED, connection_id=facts.connection_id, client_ip=facts.client_ip,
                   duration_ms=facts.duration_ms)  # fmt: skip
 
     def serve_session(self, request: SessionRequest, channel: SessionChannel) -> None:
-        self._spawn(self._gatehouse.serve_session(request, channel), f"session:{request.session_id}")
-
-    async def open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
-        """Dial inside the workspace and join the socket to the new channel (RFC 4254 §5.1 for the refusals)."""
-        if connection.is_closed():
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "SSH connection closed")
-        connection.forward_count += 1  # from here on: a dial under way counts, or a thousand could be
-        dial = asyncio.current_task()
-        assert dial is not None
-        connection.dials.add(dial)  # ends with the connection: nobody waits for it any more
-        try:
-            return await self._open_forward(connection, host, port)
-        except BaseException:
-            connection.forward_count -= 1
-            raise
-        finally:
-            connection.dials.discard(dial)
-
-    async def _open_forward(self, connection: Connection, host: str, port: int) -> ForwardChannel:
-        principal = connection.login.principal
-        assert principal is not None
-        started = time.monotonic()
-        try:
-            sock = await self._gatehouse.dial(principal, str(connection.get_extra_info("username")), host, port)
-        except LoginRefused as error:
-            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason="policy")
-            raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, error.user_message) from None
-        except GatewayError as error:
-            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason=error.code)
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.user_message) from None
-        except OSError as error:
-            log_event(Event.FORWARD_REFUSED, connection_id=connection.connection_id, reason="connect_failed")
-            # The system's words; asyncio's own name the address as a Python tuple.
-            reason = os.strerror(error.errno) if error.errno else "Connection failed"
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, reason) from None
-        except Exception:
-            log_failure(Event.FORWARD_REFUSED, connection_id=connection.connection_id)
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "internal error") from None
-
-        def ended(bytes_in: int, bytes_out: int) -> None:
-            log_event(Event.FORWARD_ENDED, connection_id=connection.connection_id, bytes_in=bytes_in,
-                      bytes_out=bytes_out, duration_ms=round((time.monotonic() - started) * 1000, 1))  # fmt: skip
-
-        forward = ForwardChannel(connection, ended)
-        log_event(Event.FORWARD_OPENED, connection_id=connection.connection_id, port=port)
-        await forward.connect(sock)
-        if connection.is_closed():
-            forward.abandon()
-            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "SSH connection closed")
-        return forward
+        self.spawn(self.gatehouse.serve_session(request, channel), f"session:{request.session_id}")
 
 
 class _Owner(asyncssh.SSHServer):
@@ -301,26 +230,3 @@ class _Owner(asyncssh.SSHServer):
             raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many sessions on this connection")
         connection.session_count += 1
         return SessionChannel(connection)
-
-    def connection_requested(
-        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
-    ) -> Coroutine[Any, Any, ForwardChannel]:
-        connection = self._connection
-        if connection.forward_count >= connection.server.settings.forwards_per_connection_max:
-            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many forwards on this connection")
-        return connection.server.open_forward(connection, dest_host, dest_port)
-
-
-def _facts(connection: Connection) -> ConnectionFacts:
-    login = connection.login
-    return ConnectionFacts(
-        connection_id=connection.connection_id,
-        client_ip=connection.client_address[0],
-        client_version=str(connection.get_extra_info("client_version") or "")[:CLIENT_VERSION_MAX_CHARACTERS],
-        login_name=connection._username,  # get_extra_info has it only once logged in, and strangers gave one, too
-        principal=login.principal,
-        offered=tuple(login.offered),
-        offer_count=login.offer_count,
-        refusal_reason=login.refusal_reason,
-        duration_ms=round((time.monotonic() - connection.started) * 1000, 1),
-    )

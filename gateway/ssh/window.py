@@ -10,13 +10,16 @@ from typing import Any
 
 import asyncssh
 from asyncssh.channel import SSHChannel
-from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
-from asyncssh.packet import UInt32
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST, OPEN_RESOURCE_SHORTAGE
+from asyncssh.packet import SSHPacket, UInt32
 
 # What one channel may hold for a program that does not read: enough for 20 MB/s at a round trip of 50 ms.
 WINDOW_BYTES = 1024 * 1024
 # Until there is somebody to read it: a client may open many channels and start nothing in them.
 EARLY_WINDOW_BYTES = 64 * 1024
+# The smallest maximum packet size in use is a few KiB; at 1 byte, 64 KiB of output took a second to cut up.
+CHANNEL_PACKET_MIN_BYTES = 256
+PACKETS_TOO_SMALL = "the maximum packet size is too small"
 
 
 class BoundedInput(SSHChannel[bytes]):
@@ -49,6 +52,21 @@ class BoundedInput(SSHChannel[bytes]):
 
 
 class ForwardWire(BoundedInput, asyncssh.SSHTCPChannel[bytes]):
-    """asyncssh's direct-tcpip channel."""
+    """The channel of any forwarded stream: asyncssh's for TCP, since those for unix sockets do the same."""
 
     _conn: Any
+
+    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
+        """The client's answer to a channel that we open; it may come when nobody waits for it any more."""
+        if send_pktsize < CHANNEL_PACKET_MIN_BYTES:
+            raise asyncssh.ProtocolError(PACKETS_TOO_SMALL)
+        is_given_up = self._open_waiter is not None and self._open_waiter.cancelled()
+        super().process_open_confirmation(send_chan, send_window, send_pktsize, packet)
+        if is_given_up:
+            self.close()
+
+
+def refuse_tiny_packets(packet: SSHPacket) -> None:
+    """The maximum packet size is the last field that was read of a channel's open request (RFC 4254 §5.1)."""
+    if int.from_bytes(packet.get_consumed_payload()[-4:]) < CHANNEL_PACKET_MIN_BYTES:
+        raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, PACKETS_TOO_SMALL)

@@ -309,8 +309,8 @@ async def test_unix_paths_are_those_of_the_workspace(site: Site) -> None:
         with client, accepted:
             await loop.sock_sendall(client, b"hello")
             assert await loop.sock_recv(accepted, 100) == b"hello"
-        await keeper.unlisten(path)
-        await keeper.unlisten(path)
+        keeper.unlisten(path)
+        keeper.unlisten(path)
     assert await site.output(keeper, f"test -e {path.decode()}", status=1) == ""
 
 

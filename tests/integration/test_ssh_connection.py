@@ -14,14 +14,36 @@ import pytest
 
 from gateway.config import Address, SshSettings
 from gateway.errors import LoginRefused
-from gateway.interfaces import AccessKey, Principal, ProgramExit, SessionKind, SessionRequest, WindowSize
+from gateway.forwards import Target
+from gateway.interfaces import AccessKey, ProgramExit, SessionKind, SessionRequest, WindowSize
 from gateway.session import Channel
-from gateway.ssh.server import ConnectionFacts, SshServer
+from gateway.ssh.facts import ConnectionFacts
+from gateway.ssh.forwards import Listener
+from gateway.ssh.server import SshServer
 from gateway.ssh.window import EARLY_WINDOW_BYTES
 
 FRIEND = asyncssh.generate_private_key("ssh-ed25519")
 STRANGER = asyncssh.generate_private_key("ssh-ed25519")
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
+
+
+class StreamRecord:
+    """What was written down of a forwarded stream."""
+
+    def __init__(self) -> None:
+        self.refusal: object = None
+        self.bytes: tuple[int, int] | None = None
+        self.has_ended = asyncio.Event()
+
+    def opened(self) -> None: ...
+
+    def refused(self, error: BaseException | str) -> None:
+        self.refusal = self.refusal or error
+        self.has_ended.set()
+
+    def ended(self, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        self.bytes = bytes_in, bytes_out
+        self.has_ended.set()
 
 
 class Gatehouse:
@@ -38,6 +60,8 @@ class Gatehouse:
             ProgramExit(0)
         )
         self.dial_answer: socket.socket | Exception = ConnectionRefusedError("Connection refused")
+        self.listen_answer: Listener | Exception = PermissionError(13, "Permission denied")
+        self.streams: list[StreamRecord] = []
 
     async def find_key(self, fingerprint: str) -> AccessKey | None:
         self.lookups.append(fingerprint)
@@ -68,10 +92,20 @@ class Gatehouse:
         self.requests.append(request)
         self.program(request, channel)
 
-    async def dial(self, principal: Principal, login_name: str, host: str, port: int) -> socket.socket:
+    async def dial(self, facts: ConnectionFacts, target: Target) -> tuple[socket.socket, StreamRecord]:
         if isinstance(self.dial_answer, Exception):
             raise self.dial_answer
-        return self.dial_answer
+        self.streams.append(StreamRecord())
+        return self.dial_answer, self.streams[-1]
+
+    async def listen(self, facts: ConnectionFacts, target: Target) -> Listener:
+        if isinstance(self.listen_answer, Exception):
+            raise self.listen_answer
+        return self.listen_answer
+
+    async def accept(self, facts: ConnectionFacts, target: Target) -> StreamRecord:
+        self.streams.append(StreamRecord())
+        return self.streams[-1]
 
 
 class House:
