@@ -113,7 +113,7 @@ class Forwards:
     async def listen(self, principal: Principal, workspace: Workspace, target: Target) -> Listening:
         """Listening sockets for a tcpip-forward or streamlocal-forward. Raises as `dial` does."""
         port = target.port if isinstance(target, TcpTarget) else 0
-        _require(access.may_listen(principal, workspace, port), target)
+        _require(access.may_listen(principal, workspace, port), target, what="listening on")
         keeper = await self._keepers.keeper_for(workspace)
         if isinstance(target, UnixTarget):
             path = self._inside(workspace, target)
@@ -143,9 +143,9 @@ class Forwards:
         return os.path.join(os.fsencode(self._launcher.inside(workspace).tree), target.path)  # noqa: PTH118
 
 
-def _require(decision: Decision, target: Target) -> None:
+def _require(decision: Decision, target: Target, *, what: str = "forwarding to") -> None:
     if not decision.is_allowed:
-        raise LoginRefused(f"forwarding to {target} refused: {decision.reason}")
+        raise LoginRefused(f"{what} {target} refused: {decision.reason}")
 
 
 # ------------------------------------------------------------------------------------------------- addresses

@@ -25,11 +25,13 @@ from prometheus_client import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway.events import Event
+from gateway.forward_record import ForwardKind
 from gateway.interfaces import EndReason, SessionKind
 from gateway.log import log_failure
 
 KINDS = frozenset(kind.value for kind in SessionKind)
 END_REASONS = frozenset(reason.value for reason in EndReason)
+FORWARD_KINDS = frozenset(kind.value for kind in ForwardKind)
 JOBS = frozenset({"metrics", "maintenance", "backup"})
 LOGIN_REFUSALS = frozenset({"unknown_key", "bad_signature", "no_key"})
 CONNECTION_REFUSALS = frozenset(
@@ -185,7 +187,9 @@ class _Counters:
         self.session_bytes = counter("session_bytes_total", "Bytes of ended sessions.", "direction")
         self.sessions_detached = counter("sessions_detached_total", "Sessions left running by their connection.")
         self.sessions_adopted = counter("sessions_adopted_total", "Sessions taken over from an earlier gateway.")
-        self.forwards = counter("forwards_total", "Forwarded connections by outcome.", "result")
+        self.forwards = counter("forwards_total", "Forwarded streams, and refused forwards.", "kind", "result")
+        self.forward_bytes = counter("forward_bytes_total", "Bytes of ended forwarded streams.", "direction")
+        self.forward_listeners = counter("forward_listeners_total", "Listeners opened for clients.", "kind")
         self.keepers = counter("keeper_starts_total", "Keepers started.")
         self.keepers_ended = counter("keeper_ends_total", "Keepers that ended.")
         self.keepers_misbehaved = counter("keeper_misbehaviours_total", "Answers of keepers that were not accepted.")
@@ -226,8 +230,10 @@ class _Counters:
             Event.SESSION_ENDED: self._session_ended,
             Event.SESSION_DETACHED: lambda keys: self.sessions_detached.inc(),
             Event.SESSION_ADOPTED: lambda keys: self.sessions_adopted.inc(),
-            Event.FORWARD_OPENED: lambda keys: self.forwards.labels("opened").inc(),
-            Event.FORWARD_REFUSED: lambda keys: self.forwards.labels("refused").inc(),
+            Event.FORWARD_OPENED: lambda keys: self.forwards.labels(_forward_kind(keys), "opened").inc(),
+            Event.FORWARD_REFUSED: lambda keys: self.forwards.labels(_forward_kind(keys), "refused").inc(),
+            Event.FORWARD_ENDED: self._forward_ended,
+            Event.LISTENER_OPENED: lambda keys: self.forward_listeners.labels(_forward_kind(keys)).inc(),
             Event.KEEPER_STARTED: lambda keys: self.keepers.inc(),
             Event.KEEPER_ENDED: lambda keys: self.keepers_ended.inc(),
             Event.KEEPER_MISBEHAVED: lambda keys: self.keepers_misbehaved.inc(),
@@ -253,8 +259,12 @@ class _Counters:
         for job in JOBS:
             for result in ("succeeded", "failed", "skipped"):
                 self.jobs.labels(job, result)
+        for kind in FORWARD_KINDS:
+            for result in ("opened", "refused"):
+                self.forwards.labels(kind, result)
         for direction in ("in", "out"):
             self.session_bytes.labels(direction)
+            self.forward_bytes.labels(direction)
 
     def _login_accepted(self, keys: Keys) -> None:
         self.logins.labels("accepted").inc()
@@ -273,6 +283,10 @@ class _Counters:
         self.session_bytes.labels("in").inc(_number(keys, "bytes_in"))
         self.session_bytes.labels("out").inc(_number(keys, "bytes_out"))
 
+    def _forward_ended(self, keys: Keys) -> None:
+        self.forward_bytes.labels("in").inc(_number(keys, "bytes_in"))
+        self.forward_bytes.labels("out").inc(_number(keys, "bytes_out"))
+
     def _recording_gap(self, keys: Keys) -> None:
         self.gaps.inc()
         self.gap_bytes.inc(_number(keys, "lost_bytes"))
@@ -287,6 +301,10 @@ class _Counters:
 def _one_of(known: frozenset[str], value: object) -> str:
     text = str(value)
     return text if text in known else "other"
+
+
+def _forward_kind(keys: Keys) -> str:
+    return _one_of(FORWARD_KINDS, keys.get("kind"))
 
 
 def _number(keys: Keys, name: str) -> float:
