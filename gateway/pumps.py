@@ -160,7 +160,7 @@ class OutputPump:
 class PipePump(OutputPump):
     def __init__(self, fd: int, session: PumpedSession, *, is_stderr: bool) -> None:
         super().__init__(fd, session)
-        self._is_stderr = is_stderr
+        self.is_stderr = is_stderr
 
     def _on_readable(self) -> None:
         assert self._fd is not None
@@ -170,7 +170,7 @@ class PipePump(OutputPump):
             return
         if not data:
             self.close()
-        elif not self._session.output(data, is_stderr=self._is_stderr):
+        elif not self._session.output(data, is_stderr=self.is_stderr):
             self.pause()
 
 

@@ -65,6 +65,8 @@ class ChannelSink(Protocol):
 
     def signal_requested(self, name: str) -> None: ...
 
+    def output_unwanted(self) -> None: ...
+
     def resume_writing(self) -> None: ...
 
     def channel_lost(self) -> None: ...
@@ -209,6 +211,15 @@ class Session:
 
     def signal_requested(self, name: str) -> None:
         self._on_signal(name)
+
+    def output_unwanted(self) -> None:
+        """Whoever read the client's output has left (`ssh host yes | head`): the program learns it by a broken pipe.
+
+        Its other streams go on. A terminal's program is not told, as nothing breaks when a window is not looked at.
+        """
+        for output in self._outputs:
+            if isinstance(output, PipePump) and not output.is_stderr:
+                output.close()
 
     def resume_writing(self) -> None:
         for output in self._outputs:

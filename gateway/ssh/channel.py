@@ -82,6 +82,13 @@ class SessionWire(BoundedInput, ChannelRequests):
         packet.check_end()
         return self._start_session(command=self.raw_command.decode(errors="replace"))
 
+    def _process_eow_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:
+        """"End of write" (OpenSSH's PROTOCOL §2.1): without it `ssh host yes | head` goes on for ever."""
+        packet.check_end()
+        if isinstance(self._session, SessionChannel):
+            self._session.output_unwanted()
+        return True
+
     def allowed_environment(self) -> dict[str, str]:
         return {name.decode(): value.decode(errors="surrogateescape") for name, value in self._env.items()}
 
@@ -111,6 +118,7 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self._early: list[bytes] = []  # arrived before the program was there; at most one window
         self._early_size: WindowSize | None = None
         self._has_eof = False
+        self._is_output_unwanted = False
         self._is_channel_full = False
         self._is_lost = False
         self._progress = asyncio.Event()
@@ -170,6 +178,11 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         if self._sink is not None and signal in SIGNALS:
             self._sink.signal_requested(signal)
 
+    def output_unwanted(self) -> None:
+        self._is_output_unwanted = True
+        if self._sink is not None:
+            self._sink.output_unwanted()
+
     def break_received(self, msec: int) -> bool:
         return False
 
@@ -211,6 +224,8 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self.resume_reading()
         if self._has_eof:
             sink.eof_received()
+        if self._is_output_unwanted:
+            sink.output_unwanted()
 
     def write(self, data: bytes) -> None:
         if self._wire is not None and not self._is_lost and not self._wire.is_closing():

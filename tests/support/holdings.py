@@ -30,7 +30,8 @@ class Holdings:
         """After a login of each kind, so that what is made once and kept (a connection pool, a keeper) is there."""
         gateway = server.gateway
         assert gateway is not None
-        assert server.ssh("-tt", "--", "true").returncode == 0
+        shell = server.ssh("-tt", "--", "true")
+        assert shell.returncode == 0, (shell.stderr, gateway.log.failures())
         assert server.run(["sftp", *server.ssh_options, "-b", "/dev/null", "server"]).returncode == 0
         gateway.until_no_live_row()
         until(lambda: _open_connections(gateway) == 0, "every connection ended")

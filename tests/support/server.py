@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from tests.support.installed import (
     DEADLINE_SECONDS,
@@ -24,6 +25,17 @@ from tests.support.installed import (
 from tests.support.sshd import Sshd
 
 CLIENT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Client(subprocess.Popen[bytes]):
+    """A client that goes on; a test that fails does not wait for it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, traceback)
 
 
 class Server:
@@ -81,10 +93,10 @@ class Server:
         """A client, by its own command line."""
         return run(command, **{"env": self.environment, **options})
 
-    def start(self, command: list[str | bytes], **options: object) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str | bytes], **options: object) -> Client:
         """A client that goes on, with pipes for its three streams unless told otherwise."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(command, **{"env": self.environment, "cwd": "/", **pipes, **options})  # type: ignore[call-overload,no-any-return]
+        return Client(command, **{"env": self.environment, "cwd": "/", **pipes, **options})  # type: ignore[call-overload,no-any-return]
 
     def ssh(self, *words: str | bytes, **options: object) -> Result:
         """Stock ssh. Words before a `--` are its options, the others the command; without `--` all are the command."""

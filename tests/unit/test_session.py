@@ -278,6 +278,26 @@ async def test_death_by_signal_is_a_signal(stage: Stage) -> None:
     assert channel.end == ProgramExit(signal="TERM")
 
 
+async def test_output_nobody_wants_any_more_breaks_the_program_s_pipe_and_leaves_the_rest(stage: Stage) -> None:
+    session, channel = stage.start("trap '' PIPE; while echo more 2>/dev/null; do :; done; cat >&2; exit 7")
+    waiting = asyncio.create_task(session.run())
+    await channel.until(lambda: b"more" in channel.output)
+    session.output_unwanted()
+    session.data_received(b"input still arrives")
+    session.eof_received()
+    assert await waiting == ProgramExit(exit_code=7)
+    assert channel.errors.endswith(b"input still arrives")
+
+
+async def test_terminal_goes_on_when_nobody_wants_its_output(stage: Stage) -> None:
+    session, channel = stage.start("read line; echo got $line; exit 3", pty=True)
+    waiting = asyncio.create_task(session.run())
+    session.output_unwanted()
+    session.data_received(b"it\n")
+    assert await waiting == ProgramExit(exit_code=3)
+    assert b"got it" in stage.recorder.recorded
+
+
 async def test_a_lost_client_closes_the_pipes_and_reports_detached(stage: Stage) -> None:
     """A lock held through an inherited stdin must be free as soon as the line drops."""
     session, channel = stage.start("cat >/dev/null; exit 4")
