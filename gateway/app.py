@@ -22,7 +22,9 @@ from typing import Any
 from admin_http import AdminServer
 from gateway import __version__, notify
 from gateway.access import OwnPorts
+from gateway.agents import Agents
 from gateway.config import Address, Config, config_file
+from gateway.displays import Displays
 from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwards import Forwards
@@ -172,7 +174,11 @@ class Gateway:
     async def _listen(self, host_keys: list[Any]) -> None:
         """HTTP first: by the time SSH accepts a forward, the port that forwards must never reach is known."""
         forwards = Forwards(keepers=self.keepers, launcher=self.launcher)
-        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, spawn=self.spawn)
+        agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
+        self._resources.callback(agents.close)
+        displays = Displays(keepers=self.keepers, launcher=self.launcher, spawn=self.spawn)
+        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, agents=agents,
+                              displays=displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
         admin = AdminServer(self.config.http.listen, self.upkeep, host_names=self.config.http.host_names)
         await admin.start()

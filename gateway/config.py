@@ -74,6 +74,10 @@ class SshSettings(_Section):
     forwards_per_connection_max: int = Field(default=500, ge=1)
     # Remote ones (ssh -R). A configuration may name dozens, and each holds one or two descriptors.
     forward_listeners_per_connection_max: int = Field(default=100, ge=0)
+    # An agent that is forwarded serves every program of the workspace, as long as a client says -A; as sshd allows it.
+    agent_forwarding: bool = True
+    # Off, as in sshd: X11 was not made to keep a program from the rest of the client's screen and keyboard.
+    x11_forwarding: bool = False
     # A probe each interval keeps a line open below the 60 s idle default of common load balancers. A dead peer is found
     # one interval after the last miss: 60 s (measured 60.2 s).
     keepalive_interval_seconds: float = Field(default=15, gt=0)

@@ -30,6 +30,8 @@ class ForwardKind(StrEnum):
     FORWARDED_STREAMLOCAL = "forwarded-streamlocal"
     TCPIP_FORWARD = "tcpip-forward"  # from here on, listeners
     STREAMLOCAL_FORWARD = "streamlocal-forward"
+    AGENT = "agent"
+    X11 = "x11"
 
     @classmethod
     def direct(cls, target: Target) -> ForwardKind:
@@ -44,7 +46,7 @@ class ForwardKind(StrEnum):
         return cls.TCPIP_FORWARD if isinstance(target, TcpTarget) else cls.STREAMLOCAL_FORWARD
 
 
-_LISTENERS = (ForwardKind.TCPIP_FORWARD, ForwardKind.STREAMLOCAL_FORWARD)
+_LISTENERS = (ForwardKind.TCPIP_FORWARD, ForwardKind.STREAMLOCAL_FORWARD, ForwardKind.AGENT, ForwardKind.X11)
 
 
 class ClientFacts(Protocol):

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from gateway import access
+from gateway.agents import AgentForwarder, Agents
+from gateway.displays import Carry, Display, DisplayRequest, Displays
+from gateway.errors import GatewayError, LoginRefused
 from gateway.events import Event
 from gateway.forward_record import ForwardKind, ForwardRecord
 from gateway.forwards import Forwards, Listening, Target
@@ -96,6 +100,24 @@ class OpenListener:
         self._record.ended()
 
 
+class _PermittedForwarder:
+    """An agent whose use is asked for each time: the policy may have changed since it was forwarded."""
+
+    def __init__(self, forwarder: AgentForwarder, ask: Callable[[], Awaitable[object]]) -> None:
+        self._forwarder = forwarder
+        self._ask = ask
+
+    async def carry(self, program: socket.socket) -> None:
+        try:
+            await self._ask()
+        except BaseException as error:
+            program.close()
+            if not isinstance(error, GatewayError):
+                raise
+        else:
+            await self._forwarder.carry(program)
+
+
 class Gatehouse:
     """Implements what ssh/server.py asks for."""
 
@@ -105,11 +127,15 @@ class Gatehouse:
         store: LoginStore,
         sessions: Sessions,
         forwards: Forwards,
+        agents: Agents,
+        displays: Displays,
         spawn: Spawn,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._forwards = forwards
+        self._agents = agents
+        self._displays = displays
         self._spawn = spawn
 
     async def find_key(self, fingerprint: str) -> AccessKey | None:
@@ -161,6 +187,36 @@ class Gatehouse:
             principal, workspace = await self._forwarder(facts, record)
             self._forwards.require_any(principal, workspace, target)
             return record
+
+    async def forward_agent(self, facts: LoginFacts, forwarder: AgentForwarder) -> Callable[[], None]:
+        """Have the client's agent answer in the workspace, until the returned function is called. Raises as `dial`."""
+        with ForwardRecord(self._store, facts, ForwardKind.AGENT, None) as record:
+            workspace = await self._may_forward(facts, record)
+            permitted = _PermittedForwarder(forwarder, lambda: self._may_forward(facts, record))
+            self._agents.enter(workspace.id, permitted)
+            record.opened()
+
+        def end() -> None:
+            self._agents.leave(workspace.id, permitted)
+            record.ended()
+
+        return end
+
+    async def open_display(self, facts: LoginFacts, request: DisplayRequest, carry: Carry) -> Display:
+        """A display of the client's X server in the workspace. Raises as `dial` does."""
+        with ForwardRecord(self._store, facts, ForwardKind.X11, None) as record:
+            workspace = await self._may_forward(facts, record)
+            display = await self._displays.open(workspace, request, carry)
+            display.on_closed = record.ended
+            record.opened()
+            return display
+
+    async def _may_forward(self, facts: LoginFacts, record: ForwardRecord) -> Workspace:
+        principal, workspace = await self._forwarder(facts, record)
+        decision = access.may_forward(principal, workspace)
+        if not decision.is_allowed:
+            raise LoginRefused(f"forwarding refused: {decision.reason}")
+        return workspace
 
     async def _forwarder(self, facts: LoginFacts, record: ForwardRecord) -> tuple[Principal, Workspace]:
         assert facts.principal is not None

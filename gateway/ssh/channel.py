@@ -7,6 +7,7 @@ sessions know. asyncssh calls are synchronous and only note what happened; the s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -14,6 +15,7 @@ from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_CLOSE
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from gateway.config import SshSettings
+from gateway.displays import Display, DisplayRequest, display_request
 from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_variable
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
@@ -46,6 +48,7 @@ class SessionWire(BoundedInput, ChannelRequests):
         )  # fmt: skip
         self._settings = settings
         self.raw_command: bytes | None = None
+        self.display: Display | None = None
         self.set_write_buffer_limits(high=settings.output_buffer_max_bytes)
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
@@ -82,8 +85,52 @@ class SessionWire(BoundedInput, ChannelRequests):
         packet.check_end()
         return self._start_session(command=self.raw_command.decode(errors="replace"))
 
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> None:
+        packet.check_end()
+        self._answer_later(self._conn.agent.begin())
+
+    def _process_x11_req_request(self, packet: SSHPacket) -> bool | None:
+        """asyncssh would write the cookie itself, and into a file of the gateway's account."""
+        is_single, protocol, cookie = packet.get_boolean(), packet.get_string(), packet.get_string()
+        screen = packet.get_uint32()
+        packet.check_end()
+        request = display_request(protocol, cookie, screen, is_single=is_single)
+        is_early = not self._session_started and self.display is None
+        if request is None or not is_early:
+            return False
+        self._answer_later(self._open_display(request))
+        return None
+
+    async def _open_display(self, request: DisplayRequest) -> bool:
+        x11 = self._conn.x11
+        display = await x11.open(request)
+        if display is not None and self._is_over:
+            x11.close(display)
+            return False
+        self.display = display
+        return display is not None
+
+    def _answer_later(self, question: Coroutine[Any, Any, bool]) -> None:
+        """The requests behind this one wait, so that a program starts with what was asked for before it."""
+        self._conn.create_task(self._answer(question))
+
+    async def _answer(self, question: Coroutine[Any, Any, bool]) -> None:
+        result = await question
+        if not self._is_over:
+            self._report_response(result)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._conn is None or self._send_state in {"close_pending", "closed"}
+
+    def _cleanup(self, exc: Exception | None = None) -> None:
+        if self.display is not None:
+            self._conn.x11.close(self.display)
+            self.display = None
+        super()._cleanup(exc)
+
     def _process_eow_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:
-        """"End of write" (OpenSSH's PROTOCOL §2.1): without it `ssh host yes | head` goes on for ever."""
+        """ "End of write" (OpenSSH's PROTOCOL §2.1): without it `ssh host yes | head` goes on for ever."""
         packet.check_end()
         if isinstance(self._session, SessionChannel):
             self._session.output_unwanted()
@@ -279,4 +326,6 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             command=self._wire.raw_command,
             subsystem=self._subsystem,
             environment=self._wire.allowed_environment(),
+            forwards_agent=self._connection.agent.is_on,
+            display=None if self._wire.display is None else self._wire.display.name,
         )

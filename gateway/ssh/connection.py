@@ -34,11 +34,13 @@ from asyncssh.constants import (
 
 from gateway.ids import new_id
 from gateway.ssh import algorithms
+from gateway.ssh.agent import AgentForwarding
 from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
 from gateway.ssh.forward_requests import ForwardRequests
 from gateway.ssh.forwards import ConnectionForwards
 from gateway.ssh.window import ForwardWire, refuse_tiny_packets
+from gateway.ssh.x11 import X11Forwarding
 
 if TYPE_CHECKING:
     from gateway.interfaces import SessionRequest
@@ -75,6 +77,9 @@ class Connection(ForwardRequests):
         self.is_counted = False
         self.server = server
         self.forwards = ConnectionForwards(self, server.gatehouse)
+        self.agent = AgentForwarding(self)
+        self.x11 = X11Forwarding(self)
+        self.inward_count = 0  # channels that we opened
         self._is_socket_full = False
         self._is_unheard = False  # far too many answers wait for the client to read
         self._is_reading_paused = False
@@ -141,6 +146,8 @@ class Connection(ForwardRequests):
 
     def _cleanup(self, exc: Exception | None) -> None:
         self.forwards.close()
+        self.agent.end()
+        self.x11.end()
         super()._cleanup(exc)
         self.server.connection_ended(self)
 

@@ -12,7 +12,9 @@ from asyncssh.connection import SSHServerConnectionOptions
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 
 from gateway import __version__
+from gateway.agents import AgentForwarder
 from gateway.config import SshSettings
+from gateway.displays import Carry, Display, DisplayRequest
 from gateway.errors import StartRefused
 from gateway.events import Event
 from gateway.interfaces import AccessKey, SessionRequest
@@ -46,6 +48,15 @@ class Gatehouse(ForwardGate, Protocol):
     def login_refused(self, facts: ConnectionFacts) -> None: ...
 
     async def serve_session(self, request: SessionRequest, channel: Channel) -> None: ...
+
+    async def forward_agent(self, facts: ConnectionFacts, forwarder: AgentForwarder) -> Callable[[], None]:
+        """Have the client's agent answer in the workspace, until the returned function is called. Raises LoginRefused,
+        GatewayError or OSError; refusals are on record by then."""
+        ...
+
+    async def open_display(self, facts: ConnectionFacts, request: DisplayRequest, carry: Carry) -> Display:
+        """A display of the client's X server in the workspace, in bounded time. Raises as the one above."""
+        ...
 
 
 class SshServer:

@@ -1,0 +1,241 @@
+"""X11 displays: what of a request may reach xauth, and what is left when a display cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import displays
+from gateway.displays import PORT_OF_DISPLAY_0, Display, DisplayRequest, Displays, display_request
+from gateway.errors import DisplayRefused, KeeperRefused
+from gateway.interfaces import Keeper, Workspace
+from tests.support.installed import free_port
+from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher
+
+COOKIE = "MIT-MAGIC-COOKIE-1"
+REQUEST = DisplayRequest(COOKIE, "00ff" * 8, 0, is_single=False)
+
+
+class KeeperWithSockets(LocalKeeper):
+    has_ipv6 = True
+
+    async def tcp_socket(self, family: socket.AddressFamily) -> socket.socket:
+        if family == socket.AF_INET6 and not self.has_ipv6:
+            raise KeeperRefused("Address family not supported by protocol")
+        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+class Keepers(LocalKeepers):
+    async def keeper_for(self, workspace: Workspace) -> Keeper:
+        if not self.made:
+            self.made.append(KeeperWithSockets(workspace.id, self.environment))
+        return self.made[0]
+
+
+class House:
+    """A workspace in which `xauth` is a script of the test's."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.workspace = Workspace("w", "demo", directory / "home", directory / "tree")
+        for folder in (self.workspace.home, self.workspace.tree, directory / "bin"):
+            folder.mkdir()
+        self.keepers = Keepers({b"PATH": f"{directory}/bin:/usr/bin:/bin".encode()})
+        self.tasks: list[asyncio.Task[None]] = []
+        self.carried: list[tuple[socket.socket, str, int]] = []
+        self.connected = asyncio.Event()
+        self.displays = Displays(keepers=self.keepers, launcher=LocalLauncher(), spawn=self._spawn)
+        self.set_xauth("cat >$HOME/said")
+
+    @property
+    def said(self) -> str:
+        return (self.workspace.home / "said").read_text()
+
+    def set_xauth(self, script: str) -> None:
+        program = self.directory / "bin" / "xauth"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    async def open(self, request: DisplayRequest = REQUEST) -> Display:
+        return await self.displays.open(self.workspace, request, self._carry)
+
+    async def _carry(self, program: socket.socket, host: str, port: int) -> None:
+        self.carried.append((program, host, port))
+        self.connected.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        self.tasks.append(asyncio.create_task(work, name=name))
+        return self.tasks[-1]
+
+    async def close(self) -> None:
+        await asyncio.gather(*self.tasks)
+        await self.keepers.close()
+        for program, _, _ in self.carried:
+            program.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr(displays, "DISPLAY_FIRST", free_port() - PORT_OF_DISPLAY_0)  # clear of whoever else forwards
+    house = House(tmp_path)
+    yield house
+    await house.close()
+
+
+def port_of(display: Display) -> int:
+    return PORT_OF_DISPLAY_0 + int(display.name.removeprefix("localhost:").partition(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "cookie", "screen"),
+    [
+        (b"MIT-MAGIC-COOKIE-1\nadd x", b"00ff", 0),  # xauth reads commands
+        (b"MIT MAGIC", b"00ff", 0),
+        (b"", b"00ff", 0),
+        (b"M" * 65, b"00ff", 0),
+        (COOKIE.encode(), b"00ff\nquit", 0),
+        (COOKIE.encode(), b"0ff", 0),
+        (COOKIE.encode(), b"", 0),
+        (COOKIE.encode(), b"$(id)", 0),
+        (COOKIE.encode(), b"ff" * 129, 0),
+        (COOKIE.encode(), b"00ff", 256),
+    ],
+)
+def test_what_could_be_anything_but_a_cookie_is_no_request(protocol: bytes, cookie: bytes, screen: int) -> None:
+    assert display_request(protocol, cookie, screen, is_single=False) is None
+
+
+def test_cookie_of_a_stock_client_is_taken_as_it_is() -> None:
+    assert display_request(COOKIE.encode(), b"00FFa0" * 5, 3, is_single=True) == DisplayRequest(
+        COOKIE, "00FFa0" * 5, 3, is_single=True
+    )
+
+
+async def test_display_s_cookie_is_with_the_programs_before_they_start(house: House) -> None:
+    display = await house.open()
+    number = display.name.removeprefix("localhost:")
+    assert house.said == f"remove unix:{number}\nadd unix:{number} {COOKIE} {REQUEST.cookie}\n"
+    display.close()
+
+
+async def test_cookie_is_on_no_command_line(house: House) -> None:
+    (await house.open()).close()
+    spec = house.keepers.made[0].started[0]
+    assert REQUEST.cookie.encode() not in b" ".join([*spec.argv, *spec.environment.values()])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_programs_reach_the_client_by_either_loopback_address(house: House, host: str) -> None:
+    display = await house.open()
+    with socket.create_connection((host, port_of(display)), 10) as program:
+        async with asyncio.timeout(10):
+            await house.connected.wait()
+        assert house.carried[0][1:] == program.getsockname()[:2]
+    display.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, port_of(display)), 10)
+
+
+async def test_machine_without_ipv6_forwards_on_ipv4(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeeperWithSockets, "has_ipv6", False)
+    display = await house.open()
+    socket.create_connection(("127.0.0.1", port_of(display)), 10).close()
+    display.close()
+
+
+async def test_display_whose_port_is_taken_at_either_address_is_passed_over(house: House) -> None:
+    """A program of another workspace could wait at the other address for what is meant for this one."""
+    first = await house.open()
+    first.close()
+    with socket.create_server(("::1", port_of(first)), family=socket.AF_INET6):
+        second = await house.open()
+        assert port_of(second) > port_of(first)
+        second.close()
+
+
+async def test_two_sessions_have_two_displays(house: House) -> None:
+    first, second = await house.open(), await house.open()
+    assert first.name != second.name
+    first.close()
+    second.close()
+
+
+async def test_single_connection_is_the_only_one(house: House) -> None:
+    display = await house.open(DisplayRequest(COOKIE, "00", 1, is_single=True))
+    assert display.name.endswith(".1")
+    with socket.create_connection(("127.0.0.1", port_of(display)), 10):
+        async with asyncio.timeout(10):
+            await house.connected.wait()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port_of(display)), 10)
+    display.close()
+
+
+async def test_one_program_too_many_is_closed_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displays, "STREAMS_MAX", 0)
+    display = await house.open()
+    with socket.create_connection(("127.0.0.1", port_of(display)), 10) as program:
+        program.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(program, 1) == b""
+    display.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("exec no-such-program", "apt install xauth"), ("exit 1", "Xauthority"), ("kill -9 $$", "Xauthority")],
+)
+async def test_without_a_cookie_there_is_no_display(house: House, script: str, words: str) -> None:
+    house.set_xauth(script)
+    with pytest.raises(DisplayRefused, match=words):
+        await house.open()
+    await only_let_go(house)
+    await assert_port_is_free()
+
+
+async def test_xauth_that_hangs_holds_a_session_up_for_a_bounded_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits 20 s for somebody else's lock."""
+    monkeypatch.setattr(displays, "OPEN_SECONDS", 0.2)
+    house.set_xauth("exec sleep 600")
+    with pytest.raises(DisplayRefused, match="not ready"):
+        await house.open()
+    await only_let_go(house)
+    await assert_port_is_free()
+
+
+async def test_client_that_goes_meanwhile_leaves_nothing(house: House) -> None:
+    house.set_xauth("echo >$HOME/said; exec sleep 600")
+    opening = asyncio.create_task(house.open())
+    async with asyncio.timeout(10):
+        while not (house.workspace.home / "said").exists():
+            await asyncio.sleep(0.01)
+    opening.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await opening
+    await only_let_go(house)
+    await assert_port_is_free()
+
+
+async def only_let_go(house: House) -> None:
+    """Whatever happened: xauth was ended, and the keeper told to forget it."""
+    await asyncio.gather(*house.tasks)
+    keeper = house.keepers.made[0]
+    assert keeper.forgotten == [spec.session_id for spec in keeper.started]
+
+
+async def assert_port_is_free() -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", PORT_OF_DISPLAY_0 + displays.DISPLAY_FIRST), 10)
+
+
+async def test_all_displays_taken_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displays, "DISPLAYS_MAX", 0)
+    with pytest.raises(DisplayRefused, match="taken"):
+        await house.open()
