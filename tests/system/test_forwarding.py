@@ -1,70 +1,35 @@
-"""Port forwarding by stock ssh (-L, -D, -W): into the workspace's loopback, and nowhere else."""
+"""Forwards that the client opens, by stock ssh (-L, -D, -W, -J): into the workspace, and nowhere else."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import socket
-import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.support.installed import InstalledGateway, free_port
+from tests.support.installed import InstalledGateway, free_port, until
+from tests.support.streams import connected, shout, shouting_inside, through_socks
 
-# Answers each connection with what it got, upper case, once the other side has half-closed.
-SHOUTER = """
-import socket, threading
-def serve(c):
-    data = b"".join(iter(lambda: c.recv(65536), b""))
-    c.sendall(data.upper()); c.close()
-s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True)
-while True:
-    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-"""
 AT_ONCE_SECONDS = 3.0
 TALKING = "-o", "LogLevel=INFO"  # ssh says why a channel was refused only at this level
 SHOUT_BYTES = 2 * 1024 * 1024
 
 
-@contextmanager
-def shouter(gateway: InstalledGateway) -> Iterator[int]:
-    """A server inside the workspace; yields its port."""
-    command = gateway.ssh_command(f"exec python3 -c '{SHOUTER}'")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/") as client:
-        assert client.stdout is not None
-        port = int(client.stdout.readline())
-        try:
-            yield port
-        finally:
-            gateway.ssh(f"fuser -k {port}/tcp || pkill -f '[c]reate_server'")
-            client.kill()
-
-
-def shout(sock: socket.socket, data: bytes) -> bytes:
-    with sock:
-        sock.settimeout(20)
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
-def through_socks(port: int, host: str, target: int) -> socket.socket:
-    """A SOCKS5 connection by name, as VS Code makes them (RFC 1928)."""
-    sock = socket.create_connection(("127.0.0.1", port), 20)
-    sock.sendall(b"\x05\x01\x00")
-    assert sock.recv(2) == b"\x05\x00"
-    sock.sendall(b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + struct.pack(">H", target))
-    answer = sock.recv(10)
-    assert answer[1] == 0, f"refused with {answer[1]}"
-    return sock
+def forwards_to(gateway: InstalledGateway, target: str) -> list[dict[str, object]]:
+    """What the journal says of them, the oldest first."""
+    rows = gateway.rows("SELECT success, details FROM auth_logs WHERE action = 'forward' ORDER BY created_at")
+    details = [{"success": row["success"], **json.loads(str(row["details"]))} for row in rows]
+    return [one for one in details if one.get("target") == target]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_w_joins_standard_streams_to_a_port_inside(gateway: InstalledGateway, host: str) -> None:
-    with shouter(gateway) as port:
+    with shouting_inside(gateway) as port:
         done = gateway.ssh("-W", f"{host}:{port}", "--", input=b"hello")
         assert (done.returncode, done.stdout) == (0, b"HELLO")
 
@@ -72,22 +37,50 @@ def test_w_joins_standard_streams_to_a_port_inside(gateway: InstalledGateway, ho
 def test_l_and_d_carry_megabytes_half_closed_on_several_channels(gateway: InstalledGateway) -> None:
     noise = os.urandom(SHOUT_BYTES).lower()
     local, dynamic = free_port(), free_port()
-    with shouter(gateway) as port, gateway.master() as master:
+    with shouting_inside(gateway) as port, gateway.master() as master:
         forwarded = gateway.ssh(*master, "-O", "forward", "-L", f"{local}:127.0.0.1:{port}", "-D", str(dynamic), "--")
         assert forwarded.returncode == 0, forwarded.stderr
-        first = socket.create_connection(("127.0.0.1", local), 20)
-        second = through_socks(dynamic, "localhost", port)
-        third = through_socks(dynamic, "127.0.0.1", port)
+        first = connected(local)
+        second = through_socks(connected(dynamic), "localhost", port)
+        third = through_socks(connected(dynamic), "127.0.0.1", port)
         for sock in (first, second, third):
             assert shout(sock, noise) == noise.upper()
 
 
+def test_l_reaches_a_unix_socket_inside(gateway: InstalledGateway) -> None:
+    """VS Code's server can listen on one, and docker does."""
+    noise, local, path = os.urandom(SHOUT_BYTES).lower(), free_port(), f"/tmp/hp-{free_port()}.sock"
+    with shouting_inside(gateway, path), gateway.master() as master:
+        assert gateway.ssh(*master, "-O", "forward", "-L", f"{local}:{path}", "--").returncode == 0
+        assert shout(connected(local), noise) == noise.upper()
+        assert gateway.ssh(*master, "-O", "cancel", "-L", f"{local}:{path}", "--").returncode == 0
+    (row,) = until(lambda: forwards_to(gateway, path), "the stream's row")
+    assert (row["kind"], row["result"], row["workspace"]) == ("direct-streamlocal", "ended", "demo")
+    assert (row["principal"], row["bytes_in"], row["bytes_out"]) == ("ada", SHOUT_BYTES, SHOUT_BYTES)
+
+
+def test_each_stream_is_a_row_with_its_target_and_bytes(gateway: InstalledGateway) -> None:
+    with shouting_inside(gateway) as port:
+        gateway.ssh("-W", f"127.0.0.1:{port}", "--", input=b"hello")
+        (row,) = until(lambda: forwards_to(gateway, f"127.0.0.1:{port}"), "the stream's row")
+        assert (row["success"], row["kind"], row["result"]) == (1, "direct-tcpip", "ended")
+        assert (row["bytes_in"], row["bytes_out"]) == (5, 5)
+        assert row["connection_id"]
+
+
 def test_closed_port_is_refused_at_once(gateway: InstalledGateway) -> None:
     """A client that only waits shows an empty window for a minute."""
-    started = time.monotonic()
-    done = gateway.ssh(*TALKING, "-W", f"127.0.0.1:{free_port()}", "--")
+    started, port = time.monotonic(), free_port()
+    done = gateway.ssh(*TALKING, "-W", f"127.0.0.1:{port}", "--")
     assert (done.returncode, b"Connection refused" in done.stderr) == (255, True)
     assert time.monotonic() - started < AT_ONCE_SECONDS
+    (row,) = until(lambda: forwards_to(gateway, f"127.0.0.1:{port}"), "the refusal's row")
+    assert (row["success"], row["result"], row["reason"]) == (0, "refused", "connect_failed")
+
+
+def test_a_name_that_nobody_knows_is_refused_with_that_reason(gateway: InstalledGateway) -> None:
+    done = gateway.ssh(*TALKING, "-W", "no-such-host.invalid:80", "--")
+    assert (done.returncode, b"not known" in done.stderr) == (255, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -105,33 +98,73 @@ def test_other_machines_are_refused_at_once(gateway: InstalledGateway, name: str
     started = time.monotonic()
     done = gateway.ssh(*TALKING, "-W", f"{name}:80", "--")
     assert (done.returncode, b"prohibited" in done.stderr) == (255, True), done.stderr
+    assert b"homeport set demo forwarding=anywhere" in done.stderr, done.stderr
     assert time.monotonic() - started < AT_ONCE_SECONDS
 
 
-def test_gateway_s_own_ssh_port_may_be_reached_for_proxyjump(gateway: InstalledGateway) -> None:
-    done = gateway.ssh("-W", f"127.0.0.1:{gateway.ssh_port}", "--", input=b"")
-    assert done.stdout.startswith(b"SSH-2.0-")
+def test_j_goes_on_from_a_workspace_to_another_login(gateway: InstalledGateway) -> None:
+    done = gateway.ssh("-J", "demo@gateway", "--", "echo through $WORKSPACE_NAME; cat", input=b"and back")
+    assert (done.returncode, done.stdout[-8:]) == (0, b"and back"), done.stderr
 
 
-def test_control_socket_cannot_be_reached_by_a_forward(gateway: InstalledGateway) -> None:
-    """A unix path would be opened by the gateway itself, which owns the socket."""
+def reached(gateway: InstalledGateway, path: str) -> bytes:
+    """What a unix socket says to a client that only connects and half-closes."""
     local = free_port()
     with gateway.master() as master:
-        target = f"{local}:{gateway.directory}/run/control.sock"
-        gateway.ssh(*master, "-O", "forward", "-L", target, "--")
-        with socket.create_connection(("127.0.0.1", local), 20) as sock:
-            sock.settimeout(20)
-            assert sock.recv(1) == b""
+        assert gateway.ssh(*master, "-O", "forward", "-L", f"{local}:{path}", "--").returncode == 0
+        answer = shout(connected(local), b"")
         assert gateway.ssh(*master, "--", "echo alive").stdout == b"alive\n"
+        return answer
 
 
-def test_remote_forward_is_refused_and_the_connection_lives_on(gateway: InstalledGateway) -> None:
-    with gateway.master() as master:
-        refused = gateway.ssh(*master, "-O", "forward", "-R", "0:127.0.0.1:9", "--")
-        assert refused.returncode != 0
-        assert gateway.ssh(*master, "--", "echo alive").stdout == b"alive\n"
+def refusal(gateway: InstalledGateway, path: str) -> dict[str, object]:
+    assert reached(gateway, path) == b""
+    return until(lambda: forwards_to(gateway, path), "the refusal's row")[-1]
+
+
+@pytest.mark.parametrize("name", ["control.sock", "keeper.sock"])
+def test_the_gateways_own_sockets_are_refused_by_path_and_by_link(gateway: InstalledGateway, name: str) -> None:
+    """Without walls a workspace sees them; whoever reached a keeper's would own everything in that workspace."""
+    gateway.ssh("true")  # its keeper runs
+    (path,) = (gateway.directory / "run").rglob(name) if name == "control.sock" else _keeper_socket(gateway)
+    link = f"/tmp/hp-{free_port()}.sock"
+    gateway.ssh(f"ln -s {shlex.quote(str(path))} {link}; mkdir -p up; ln -sfn {shlex.quote(str(path.parent))} up/link")
+    tree = gateway.ssh("pwd").stdout.decode().strip()
+    for way in (str(path), link, f"{tree}/up/link/{name}"):
+        row = refusal(gateway, way)
+        assert (row["success"], row["kind"], row["result"]) == (0, "direct-streamlocal", "refused")
+        if gateway.isolation == "none" and name == "control.sock":
+            assert "belongs to the gateway" in str(row["message"])
+        elif gateway.isolation == "none":
+            assert "wrong type" in str(row["message"])
+        else:
+            assert "No such file" in str(row["message"])
+    gateway.ssh(f"rm -r {link} up")
+
+
+def _keeper_socket(gateway: InstalledGateway) -> tuple[Path]:
+    (row,) = gateway.rows("SELECT id FROM workspaces WHERE name = 'demo'")
+    return (gateway.directory / "run" / "keepers" / str(row["id"]) / "keeper.sock",)
+
+
+def test_a_unix_socket_that_is_not_there_is_refused_and_the_connection_lives_on(gateway: InstalledGateway) -> None:
+    row = refusal(gateway, f"/tmp/hp-{free_port()}.sock")
+    assert (row["reason"], "No such file" in str(row["message"])) == ("keeper_refused", True)
 
 
 def test_missing_workspace_forwards_nothing(gateway: InstalledGateway) -> None:
     done = gateway.ssh("-W", f"127.0.0.1:{gateway.ssh_port}", "--", workspace="no-such")
     assert (done.returncode, done.stdout) == (255, b"")
+
+
+def test_a_client_that_is_killed_leaves_no_stream_behind(gateway: InstalledGateway) -> None:
+    """The server inside hears of it at once, as with sshd."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        command = gateway.ssh_command("-W", f"127.0.0.1:{server.getsockname()[1]}", "--")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/") as client:
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.settimeout(20)
+                client.kill()
+                assert accepted.recv(1) == b""
