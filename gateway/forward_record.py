@@ -120,7 +120,7 @@ class ForwardRecord:
             log_failure(Event.FORWARD_REFUSED, connection_id=self._facts.connection_id, kind=self.kind.value)
         else:
             self._log(Event.FORWARD_REFUSED, reason=reason)
-        self._write("refused", success=False, reason=reason, message=words)
+        self._write("refused", success=False, reason=reason, message=words or None)
 
     def ended(self, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """`bytes_in`: from the client."""

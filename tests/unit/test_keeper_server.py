@@ -6,7 +6,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -141,6 +141,25 @@ def test_a_verb_that_fails_is_answered_and_ends_nothing(stage: Stage, monkeypatc
     assert values["error"]["code"] == "failed"  # type: ignore[index]
     values, _ = stage.ask(client, "list")
     assert len(values["ok"]["programs"]) == 1  # type: ignore[index]
+
+
+def test_a_listener_that_could_not_be_handed_over_leaves_no_path(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would ever ask for its removal."""
+    client = stage.connect()
+    send = server.Client.send
+
+    def without_descriptors(ours: server.Client, message: protocol.Message, fds: Sequence[int] = ()) -> None:
+        if fds:
+            raise OSError("too many references")
+        send(ours, message)
+
+    monkeypatch.setattr(server.Client, "send", without_descriptors)
+    values, _ = stage.ask(client, "listen", path=str(tmp_path / "x"))
+    assert values["error"]["code"] == "failed"  # type: ignore[index]
+    assert not (tmp_path / "x").exists()
+    assert stage.keeper.clients[0].listening_paths == {}
 
 
 def test_a_client_that_does_not_read_its_events_is_dropped_in_the_end(
