@@ -21,6 +21,7 @@ from typing import Any
 from gateway.acceptor import Acceptor
 from gateway.environment import DEFAULT_LANG, DEFAULT_PATH
 from gateway.errors import DisplayRefused, KeeperGone, KeeperRefused
+from gateway.forwards import TcpTarget, listen_on_loopback
 from gateway.ids import new_id
 from gateway.interfaces import Inside, Keeper, Keepers, Launcher, Program, ProgramSpec, Workspace
 
@@ -29,7 +30,6 @@ OPEN_SECONDS = 5.0
 DISPLAY_FIRST = 10  # X11DisplayOffset of sshd_config(5): clear of the machine's own displays
 DISPLAYS_MAX = 1000
 PORT_OF_DISPLAY_0 = 6000
-BACKLOG = 16
 # Programs connected at once; each also counts as a forward of the connection.
 STREAMS_MAX = 100
 
@@ -144,46 +144,15 @@ class Displays:
 
 
 async def _listen(keeper: Keeper) -> tuple[int, list[socket.socket]]:
-    """The first free display. Its port is ours for both families: another workspace that waited at the other one would
-    get what is meant for us."""
+    """The first display whose port nobody has at either loopback address: whoever waited at the other one, another
+    workspace perhaps, would get what is meant for us."""
     for number in range(DISPLAY_FIRST, DISPLAY_FIRST + DISPLAYS_MAX):
-        listeners: list[socket.socket] = []
         try:
-            listeners.append(await _listener(keeper, socket.AF_INET, "127.0.0.1", PORT_OF_DISPLAY_0 + number))
-            with contextlib.suppress(_NoIPv6):
-                listeners.append(await _listener(keeper, socket.AF_INET6, "::1", PORT_OF_DISPLAY_0 + number))
-        except OSError:
-            _close_all(listeners)
-        except BaseException:
-            _close_all(listeners)
-            raise
-        else:
-            return number, listeners
+            return number, await listen_on_loopback(keeper, TcpTarget("localhost", PORT_OF_DISPLAY_0 + number))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
     raise DisplayRefused(f"all {DISPLAYS_MAX} displays are taken")
-
-
-class _NoIPv6(Exception):
-    """This machine has none, or not on loopback."""
-
-
-async def _listener(keeper: Keeper, family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """A listening socket of the workspace. Raises OSError if somebody has the port."""
-    try:
-        listener = await keeper.tcp_socket(family)
-    except KeeperRefused as error:
-        if family == socket.AF_INET6:
-            raise _NoIPv6 from error
-        raise
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as sshd: a display closed just now
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise _NoIPv6 from error
-        raise
-    return listener
 
 
 def _environment(inside: Inside) -> dict[bytes, bytes]:

@@ -120,7 +120,7 @@ class Forwards:
             return Listening(keeper, [await keeper.unix_listener(path)], path=path)
         for tries_left in reversed(range(PORT_TRIES_MAX)):
             try:
-                sockets = await _listen_on_loopback(keeper, target)
+                sockets = await listen_on_loopback(keeper, target)
             except OSError as error:
                 # The port that was free on IPv4 is taken on IPv6: another one, if it may be any.
                 if error.errno != errno.EADDRINUSE or port or not tries_left:
@@ -222,7 +222,7 @@ async def _connect_first(keeper: Keeper, addresses: list[IpAddress], port: int) 
     raise failure
 
 
-async def _listen_on_loopback(keeper: Keeper, target: TcpTarget) -> list[socket.socket]:
+async def listen_on_loopback(keeper: Keeper, target: TcpTarget) -> list[socket.socket]:
     """On the same port of each loopback address. In use on one of them is in use: a client of `localhost` would meet
     the wrong server, depending on which address it tries first."""
     sockets: list[socket.socket] = []

@@ -38,9 +38,8 @@ class InwardWire(ForwardWire):
 
     def give_up(self) -> None:
         """Nobody waits for the answer: once it comes, the channel is closed again."""
-        self._session = asyncssh.SSHTCPSession()  # asyncssh tells one of everything that may come until then
         if self._send_state == "open":  # it came just now
-            self.close()
+            self.close_unwanted()
 
     def _cleanup(self, exc: Exception | None = None) -> None:
         if self._conn is not None:

@@ -63,7 +63,12 @@ class ForwardWire(BoundedInput, asyncssh.SSHTCPChannel[bytes]):
         is_given_up = self._open_waiter is not None and self._open_waiter.cancelled()
         super().process_open_confirmation(send_chan, send_window, send_pktsize, packet)
         if is_given_up:
-            self.close()
+            self.close_unwanted()
+
+    def close_unwanted(self) -> None:
+        """Close a channel that was opened for nobody."""
+        self._session = asyncssh.SSHTCPSession()  # asyncssh tells one of what the client still sends
+        self.close()
 
 
 def refuse_tiny_packets(packet: SSHPacket) -> None:

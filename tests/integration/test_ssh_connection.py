@@ -130,8 +130,8 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(**settings: object) -> AsyncIterator[House]:
-    gatehouse = Gatehouse()
+async def open_house(gatehouse: Gatehouse | None = None, **settings: object) -> AsyncIterator[House]:
+    gatehouse = gatehouse or Gatehouse()
     async with asyncio.TaskGroup() as tasks:
         server = SshServer(
             SshSettings(listen=Address(host="127.0.0.1", port=0), **settings),
