@@ -12,6 +12,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
   one that begins a key exchange and never ends it, or asks and never reads the answers;
 - everything received was worked through in one go, so a stranger's stream of tiny packets kept all others waiting;
 - `validate_public_key` did not tell an offer from a proof, and attempts were not counted;
+- forwards ended the connection for a path that is not UTF-8 or an unknown cancellation (forward_requests.py);
 - requests waited in lists without end, and were answered by recursion (requests.py);
 - a channel's window did not bound its input (window.py);
 - commands that are not UTF-8 were refused, and every environment variable was kept (channel.py).
