@@ -41,9 +41,12 @@ class Client(subprocess.Popen[bytes]):
 class Server:
     """One server that runs, and the files a client needs to log in."""
 
-    def __init__(self, name: str, *, port: int, gateway: InstalledGateway | None = None) -> None:
+    def __init__(
+        self, name: str, *, port: int, gateway: InstalledGateway | None = None, sshd: Sshd | None = None
+    ) -> None:
         self.name = name  # none, bubblewrap or sshd
-        self.gateway = gateway  # None: this is sshd
+        self.gateway = gateway
+        self.sshd = sshd
         self.host = "127.0.0.1"
         self.port = port
         self.user = WORKSPACE
@@ -64,7 +67,7 @@ class Server:
 
     @property
     def is_sshd(self) -> bool:
-        return self.gateway is None
+        return self.sshd is not None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -127,6 +130,20 @@ class Server:
             self.run(["ssh", "-O", "exit", *command])
             until(lambda: not path.exists(), "the master connection ended")
 
+    @contextlib.contextmanager
+    def login_shell(self, path: str) -> Iterator[None]:
+        """The account's shell, until left."""
+        set_shell = self.sshd.set_shell if self.sshd else self._set_workspace_shell
+        set_shell(path)
+        try:
+            yield
+        finally:
+            set_shell(None)
+
+    def _set_workspace_shell(self, path: str | None) -> None:
+        assert self.gateway is not None
+        self.gateway.homeport("set", self.user, f"shell={path or 'default'}")
+
 
 @contextlib.contextmanager
 def homeport(isolation: str, **settings: object) -> Iterator[Server]:
@@ -149,7 +166,7 @@ def homeport(isolation: str, **settings: object) -> Iterator[Server]:
 def openssh(**settings: object) -> Iterator[Server]:
     """A private sshd with the same keys, account name and shell. `settings` are sshd_config(5) keywords."""
     sshd = Sshd(WORKSPACE, settings)
-    server = Server("sshd", port=sshd.port)
+    server = Server("sshd", port=sshd.port, sshd=sshd)
     try:
         keys = "".join(Path(f"{key}.pub").read_text() for key in (server.key, server.rsa_key))
         sshd.start(keys)

@@ -111,6 +111,15 @@ class Sshd:
             self._process.wait(STOP_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def set_shell(self, path: str | None) -> None:
+        """The account's login shell; None: the one that workspaces have by themselves."""
+        shell = path or ("/bin/bash" if Path("/bin/bash").exists() else "/bin/sh")
+        # Written in place: the file is bound over /etc/passwd, and another file would not be.
+        _extend("passwd", self.directory, [
+            f"{self.account}:*:{ACCOUNT_ID}:{ACCOUNT_ID}::{self.home}:{shell}",
+            "sshd:*:61023:65534::/run/sshd:/usr/sbin/nologin",
+        ])  # fmt: skip
+
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"sshd ended at its start:\n{self.log}"
@@ -127,11 +136,7 @@ class Sshd:
         for name in ("ed25519", "ecdsa"):
             path = self.directory / f"host_{name}"
             subprocess.run(["ssh-keygen", "-q", "-t", name, "-N", "", "-C", "", "-f", path], check=True)
-        shell = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
-        _extend("passwd", self.directory, [
-            f"{self.account}:*:{ACCOUNT_ID}:{ACCOUNT_ID}::{self.home}:{shell}",
-            "sshd:*:61023:65534::/run/sshd:/usr/sbin/nologin",
-        ])  # fmt: skip
+        self.set_shell(None)
         _extend("group", self.directory, [f"{self.account}:x:{ACCOUNT_ID}:"])
         (self.directory / "sshd_config").write_text(self._config(program))
 
