@@ -173,7 +173,8 @@ class Gateway:
 
     async def _listen(self, host_keys: list[Any]) -> None:
         """HTTP first: by the time SSH accepts a forward, the port that forwards must never reach is known."""
-        forwards = Forwards(keepers=self.keepers, launcher=self.launcher)
+        forwards = Forwards(keepers=self.keepers, launcher=self.launcher,
+                            keeper_idle_seconds=self.config.session.keeper_idle_seconds)  # fmt: skip
         agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
         self._resources.callback(agents.close)
         displays = Displays(keepers=self.keepers, launcher=self.launcher, spawn=self.spawn)

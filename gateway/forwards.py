@@ -22,7 +22,7 @@ from functools import partial
 
 from gateway import access
 from gateway.access import IpAddress, OwnPorts
-from gateway.errors import KeeperRefused, LoginRefused
+from gateway.errors import GatewayError, KeeperRefused, LoginRefused
 from gateway.interfaces import Decision, Keeper, Keepers, Launcher, Principal, Workspace
 
 CONNECT_SECONDS = 10.0  # one address
@@ -71,9 +71,20 @@ class Listening:
     """Listening sockets inside a workspace. The receiver owns them and calls `stopped` once they are closed."""
 
     keeper: Keeper
+    keeper_idle_seconds: float
     sockets: list[socket.socket]
     port: int = 0  # of a tcpip-forward
     path: bytes | None = None  # of a streamlocal-forward: to be removed
+
+    async def until_workspace_gone(self) -> None:
+        """Wait for the end of its keeper, and keep that from ending of idleness: `ssh -N -R` runs no program."""
+        while not self.keeper.closed.is_set():
+            try:
+                async with asyncio.timeout(self.keeper_idle_seconds / 3):
+                    await self.keeper.closed.wait()
+            except TimeoutError:
+                with contextlib.suppress(GatewayError):
+                    await self.keeper.list()  # any word will do
 
     def stopped(self) -> None:
         if self.path is not None:
@@ -83,9 +94,10 @@ class Listening:
 class Forwards:
     """Decides, dials and listens."""
 
-    def __init__(self, *, keepers: Keepers, launcher: Launcher) -> None:
+    def __init__(self, *, keepers: Keepers, launcher: Launcher, keeper_idle_seconds: float) -> None:
         self._keepers = keepers
         self._launcher = launcher
+        self._keeper_idle_seconds = keeper_idle_seconds
         self.own_ports = OwnPorts()  # known once they listen
 
     async def dial(self, principal: Principal, workspace: Workspace, target: Target) -> socket.socket:
@@ -117,7 +129,7 @@ class Forwards:
         keeper = await self._keepers.keeper_for(workspace)
         if isinstance(target, UnixTarget):
             path = self._inside(workspace, target)
-            return Listening(keeper, [await keeper.unix_listener(path)], path=path)
+            return Listening(keeper, self._keeper_idle_seconds, [await keeper.unix_listener(path)], path=path)
         for tries_left in reversed(range(PORT_TRIES_MAX)):
             try:
                 sockets = await listen_on_loopback(keeper, target)
@@ -126,7 +138,7 @@ class Forwards:
                 if error.errno != errno.EADDRINUSE or port or not tries_left:
                     raise
             else:
-                return Listening(keeper, sockets, port=sockets[0].getsockname()[1])
+                return Listening(keeper, self._keeper_idle_seconds, sockets, port=sockets[0].getsockname()[1])
         raise AssertionError("unreachable")
 
     async def _dial_path(self, workspace: Workspace, target: UnixTarget) -> socket.socket:

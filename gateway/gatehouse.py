@@ -6,15 +6,14 @@ tell apart, and a login is in the log at once anyway. The number waiting is boun
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway import access
 from gateway.agents import AgentForwarder, Agents
 from gateway.displays import Carry, Display, DisplayRequest, Displays
-from gateway.errors import GatewayError, LoginRefused
+from gateway.errors import LoginRefused
 from gateway.events import Event
 from gateway.forward_record import ForwardKind, ForwardRecord
 from gateway.forwards import Forwards, Listening, Target
@@ -91,31 +90,12 @@ class OpenListener:
     def port(self) -> int:
         return self._listening.port
 
-    @property
-    def workspace_gone(self) -> asyncio.Event:
-        return self._listening.keeper.closed
+    async def until_workspace_gone(self) -> None:
+        await self._listening.until_workspace_gone()
 
     def closed(self) -> None:
         self._listening.stopped()
         self._record.ended()
-
-
-class _PermittedForwarder:
-    """An agent whose use is asked for each time: the policy may have changed since it was forwarded."""
-
-    def __init__(self, forwarder: AgentForwarder, ask: Callable[[], Awaitable[object]]) -> None:
-        self._forwarder = forwarder
-        self._ask = ask
-
-    async def carry(self, program: socket.socket) -> None:
-        try:
-            await self._ask()
-        except BaseException as error:
-            program.close()
-            if not isinstance(error, GatewayError):
-                raise
-        else:
-            await self._forwarder.carry(program)
 
 
 class Gatehouse:
@@ -192,12 +172,11 @@ class Gatehouse:
         """Have the client's agent answer in the workspace, until the returned function is called. Raises as `dial`."""
         with ForwardRecord(self._store, facts, ForwardKind.AGENT, None) as record:
             workspace = await self._may_forward(facts, record)
-            permitted = _PermittedForwarder(forwarder, lambda: self._may_forward(facts, record))
-            self._agents.enter(workspace.id, permitted)
+            self._agents.enter(workspace.id, forwarder, lambda: self._may_forward(facts, record))
             record.opened()
 
         def end() -> None:
-            self._agents.leave(workspace.id, permitted)
+            self._agents.leave(workspace.id, forwarder)
             record.ended()
 
         return end

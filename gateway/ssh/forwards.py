@@ -53,8 +53,7 @@ class Listener(Protocol):
     @property
     def port(self) -> int: ...
 
-    @property
-    def workspace_gone(self) -> asyncio.Event: ...
+    async def until_workspace_gone(self) -> None: ...
 
     def closed(self) -> None:
         """The sockets are closed: remove their path, and write it down."""
@@ -200,7 +199,7 @@ class ConnectionForwards:
 
     async def _watch(self, served: _Served) -> None:
         """The sockets are ours: without the workspace they would go on listening for nobody."""
-        await served.listener.workspace_gone.wait()
+        await served.listener.until_workspace_gone()
         served.watch = None
         self.cancel(served.asked)
 

@@ -46,6 +46,9 @@ class InsideListener:
         assert not self.is_closed, "told twice"
         self.is_closed = True
 
+    async def until_workspace_gone(self) -> None:
+        await self.workspace_gone.wait()
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
@@ -147,14 +150,20 @@ async def test_only_port_0_is_answered_with_a_port(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure",
-    [LoginRefused("off"), KeeperGone("gone"), OSError(errno.EADDRINUSE, "x"), TimeoutError(), ValueError("ours")],
+    ("kind", "arguments"),
+    [
+        (LoginRefused, ("off",)),
+        (KeeperGone, ("gone",)),
+        (OSError, (errno.EADDRINUSE, "x")),
+        (TimeoutError, ()),
+        (ValueError, ("ours",)),
+    ],
 )
 @pytest.mark.parametrize("name", [b"tcpip-forward", STREAMLOCAL])
 async def test_a_refused_listener_is_an_answer_with_its_reason_beside_it(
-    house: House, failure: Exception, name: bytes
+    house: House, kind: type[Exception], arguments: tuple[object, ...], name: bytes
 ) -> None:
-    house.gatehouse.listen_answer = failure
+    house.gatehouse.listen_answer = kind(*arguments)
     async with house.client() as client:
         fields = [String(""), UInt32(0)] if name == b"tcpip-forward" else [String("/x")]
         assert await request(client, name, *fields) == (False, b"")
@@ -178,8 +187,9 @@ async def test_one_path_is_listened_on_once(house: House) -> None:
     async with house.client() as client:
         house.gatehouse.listen_answer = InsideListener()
         assert (await request(client, STREAMLOCAL, String("/tmp/x")))[0]
-        house.gatehouse.listen_answer = LoginRefused("must not be asked")
+        house.gatehouse.listen_answer = second = InsideListener()
         assert not (await request(client, STREAMLOCAL, String("/tmp/x")))[0]
+        second.sockets[0].close()
 
 
 async def test_streams_of_a_listener_need_the_gates_word_each_time(house: House) -> None:

@@ -13,6 +13,7 @@ from tests.support.installed import WORKSPACE, InstalledGateway, Result, free_po
 from tests.support.streams import asked_inside, connected, is_refused, outer_address, shout, shouting, shouting_inside
 from tests.system.conftest import running, skip_without_walls
 
+KEEPER_IDLE_SECONDS = 1.0
 TALKING = "-o", "LogLevel=INFO"
 
 
@@ -94,7 +95,7 @@ def test_a_key_can_only_narrow_what_the_workspace_allows(gateway: InstalledGatew
 def open_gateway() -> Iterator[InstalledGateway]:
     """Listens on every address, which needs walls."""
     skip_without_walls("bubblewrap")
-    gateway = InstalledGateway("bubblewrap")
+    gateway = InstalledGateway("bubblewrap", session_keeper_idle_seconds=KEEPER_IDLE_SECONDS)
     gateway.environment["HOMEPORT_SSH_LISTEN"] = f"0.0.0.0:{gateway.ssh_port}"
     gateway.environment["HOMEPORT_HTTP_LISTEN"] = f"0.0.0.0:{gateway.http_port}"
     yield from running(gateway)
@@ -110,14 +111,23 @@ def test_by_the_machines_other_addresses_ssh_is_reached_and_http_is_not(open_gat
             assert (done.returncode, b"belongs to the gateway" in done.stderr) == (255, True), done.stderr
 
 
+def test_a_listener_alone_keeps_its_workspace_up(open_gateway: InstalledGateway) -> None:
+    """`ssh -N -R` runs no program inside. The other workspace shows when idle ones end."""
+    open_gateway.homeport("new", "idle")
+    with shouting() as target, open_gateway.master() as master:
+        port = int(open_gateway.ssh(*master, "-O", "forward", "-R", f"0:127.0.0.1:{target}", "--").stdout)
+        assert open_gateway.ssh("true", workspace="idle").returncode == 0
+        (row,) = open_gateway.rows("SELECT id FROM workspaces WHERE name = 'idle'")
+        open_gateway.log.wait("keeper.ended", workspace_id=row["id"])
+        assert shout(connected(port), b"hello") == b"HELLO"
+
+
 def test_a_gateway_that_is_killed_leaves_no_listening_path(open_gateway: InstalledGateway) -> None:
-    """The keeper lives on, and removes what its gateway had asked for."""
-    path = f"/tmp/hp-{free_port()}.sock"
+    """The keeper lives on, and removes what its gateway had asked for; in the tree nobody else would."""
+    path = open_gateway.ssh("pwd").stdout.decode().strip() + "/mine.sock"
     command = open_gateway.ssh_command("-N", "-R", f"{path}:127.0.0.1:9", "--")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"):
         until(lambda: open_gateway.ssh(f"test -S {path}").returncode == 0, "it listens")
-        keepers = open_gateway.keeper_pids()
         open_gateway.kill()
     open_gateway.start()
-    assert open_gateway.ssh(f"test -e {path}").returncode == 1
-    assert open_gateway.keeper_pids() == keepers
+    until(lambda: open_gateway.ssh(f"test -e {path}").returncode == 1, "the path is gone")

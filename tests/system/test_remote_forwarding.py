@@ -137,9 +137,12 @@ def test_r_without_a_target_is_a_socks_proxy_to_the_client_s_side(gateway: Insta
 import socket, struct, sys
 proxy, target = int(sys.argv[1]), int(sys.argv[2])
 s = socket.create_connection(("127.0.0.1", proxy), 20)
-s.sendall(b"\\5\\1\\0\\5\\1\\0\\3\\x09localhost" + struct.pack(">H", target) + b"hello")
-s.shutdown(1)
-print(b"".join(iter(lambda: s.recv(99), b""))[-5:].decode())
+s.sendall(b"\\5\\1\\0")
+assert s.recv(2, socket.MSG_WAITALL) == b"\\5\\0"
+s.sendall(b"\\5\\1\\0\\3\\x09localhost" + struct.pack(">H", target))
+assert s.recv(10, socket.MSG_WAITALL)[1] == 0
+s.sendall(b"hello"); s.shutdown(1)
+print(b"".join(iter(lambda: s.recv(99), b"")).decode())
 """
     port = free_port()
     with shouting() as target, gateway.master() as master:

@@ -17,7 +17,7 @@ from gateway import forwards
 from gateway.access import OwnPorts
 from gateway.errors import KeeperRefused, LoginRefused
 from gateway.forwards import Forwards, TcpTarget, UnixTarget
-from gateway.interfaces import Forwarding, Principal, Workspace
+from gateway.interfaces import Forwarding, KeptProgram, Principal, Workspace
 from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher
 from tests.support.streams import has_ipv6_loopback, outer_address
 
@@ -72,7 +72,7 @@ def inside() -> Iterator[Inside]:
 
 
 def forwards_into(keeper: Inside, **own: frozenset[int]) -> Forwards:
-    made = Forwards(keepers=LocalKeepers(made=[keeper]), launcher=LocalLauncher())
+    made = Forwards(keepers=LocalKeepers(made=[keeper]), launcher=LocalLauncher(), keeper_idle_seconds=0.03)
     made.own_ports = OwnPorts(**own)
     return made
 
@@ -222,6 +222,26 @@ async def test_relative_paths_start_in_the_tree(inside: Inside) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ listening
+
+
+async def test_a_keeper_with_a_listener_is_kept_from_ending_of_idleness(inside: Inside) -> None:
+    """`ssh -N -R` runs no program, and its listener was gone after a minute."""
+    words = asyncio.Semaphore(0)
+
+    async def list_programs() -> list[KeptProgram]:
+        words.release()
+        if words._value == 1:
+            raise KeeperRefused("busy")
+        return []
+
+    inside.list = list_programs  # type: ignore[method-assign]
+    listening = await forwards_into(inside).listen(ADA, HERE, TcpTarget("127.0.0.1", 0))
+    waiting = asyncio.create_task(listening.until_workspace_gone())
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await words.acquire()
+        inside.closed.set()
+        await waiting
 
 
 def bound(listening: forwards.Listening) -> list[str]:
