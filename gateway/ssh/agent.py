@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.forward_record import ForwardKind
+from gateway.local_clients import Ends
 from gateway.log import log_failure
 from gateway.ssh.facts import facts_of
 from gateway.ssh.inward import carry
@@ -32,6 +33,14 @@ class AgentForwarding:
     @property
     def is_on(self) -> bool:
         return self._leave is not None
+
+    @property
+    def is_silent(self) -> bool:
+        return self._connection.late_count > 0
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(self._connection.client_address, self._connection.server_address)
 
     async def begin(self) -> bool:
         """Have the client's agent answer in the workspace. False: not allowed, or not possible."""

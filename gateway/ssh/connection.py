@@ -81,6 +81,7 @@ class Connection(ForwardRequests):
         self.agent = AgentForwarding(self)
         self.x11 = X11Forwarding(self)
         self.inward_count = 0  # channels that we opened
+        self.late_count = 0  # those of them that the client should have answered by now
         self._is_socket_full = False
         self._is_unheard = False  # far too many answers wait for the client to read
         self._is_reading_paused = False

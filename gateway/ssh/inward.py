@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 from asyncssh.constants import OPEN_RESOURCE_SHORTAGE
@@ -31,6 +31,8 @@ _CHANNEL_TYPES = {ForwardKind.AGENT: b"auth-agent@openssh.com", ForwardKind.X11:
 class InwardWire(ForwardWire):
     """It counts until it is gone, answered or not, or a client that answers nothing could gather them."""
 
+    _is_late = False
+
     def __init__(self, connection: Connection) -> None:
         connection._update_recv_pktlen(connection._max_pktsize)
         super().__init__(connection, connection._loop, None, "strict", connection._window, connection._max_pktsize)
@@ -40,11 +42,24 @@ class InwardWire(ForwardWire):
         """Nobody waits for the answer: once it comes, the channel is closed again."""
         if self._send_state == "open":  # it came just now
             self.close_unwanted()
+        elif self._conn is not None:
+            self._is_late = True
+            self._conn.late_count += 1
+
+    def process_open_confirmation(self, *answer: Any) -> None:
+        self._note_answer()
+        super().process_open_confirmation(*answer)
 
     def _cleanup(self, exc: Exception | None = None) -> None:
+        self._note_answer()
         if self._conn is not None:
             self._conn.inward_count -= 1
         super()._cleanup(exc)
+
+    def _note_answer(self) -> None:
+        if self._is_late and self._conn is not None:
+            self._is_late = False
+            self._conn.late_count -= 1
 
 
 async def carry(connection: Connection, program: socket.socket, kind: ForwardKind, *fields: bytes) -> None:

@@ -303,14 +303,27 @@ async def test_answer_that_comes_late_is_closed_again_and_harms_nobody(
         program, ours = pair()
         await scene.gatehouse.forwarders[0].carry(ours)
         assert await received(program) == b""
-        assert scene.connection.inward_count == 1
+        agent = scene.connection.agent
+        assert (scene.connection.inward_count, agent.is_silent) == (1, True)
         theirs = (await answers.next())[1]
         channel = answers.accept(theirs)
         for word in last_words:
             answers.send(word, theirs)
         await channel.wait_closed()
         assert await is_alive(client)
-        assert scene.connection.inward_count == 0
+        assert (scene.connection.inward_count, agent.is_silent) == (0, False)
+
+
+async def test_late_refusal_is_an_answer_as_well(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inward, "ANSWER_SECONDS", 0.05)
+    async with forwarding(scene) as client:
+        answers = Answers(client)
+        program, ours = pair()
+        await scene.gatehouse.forwarders[0].carry(ours)
+        assert await received(program) == b""
+        answers.refuse((await answers.next())[1])
+        assert await is_alive(client)
+        assert (scene.connection.inward_count, scene.connection.agent.is_silent) == (0, False)
 
 
 async def test_client_that_never_answers_cannot_gather_channels(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,18 @@ def test_keys_of_the_client_open_doors_from_inside(gateway: InstalledGateway, ag
     assert done.stdout == b"through\n1\n", done
 
 
+def test_keys_of_the_client_open_doors_from_inside_to_inside(gateway: InstalledGateway, agent: Agent) -> None:
+    """ssh -A again, in each step: the last program's agent must not be the first step's, and that again the last's."""
+    gateway.homeport("new", "other-side")
+    hop = f"ssh -A -q -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -p {gateway.ssh_port}"
+    try:
+        there_and_back = f"{hop} other-side@127.0.0.1 {hop} demo@127.0.0.1 ssh-add -l"
+        done = agent.ssh(f"{hop} demo@127.0.0.1 ssh-add -l; {there_and_back}; ssh-add -l")
+        assert done.stdout.count(b" key (ED25519)") == 3, done
+    finally:
+        gateway.homeport("rm", "other-side")
+
+
 def test_programs_can_neither_remove_nor_replace_the_socket(walled: InstalledGateway) -> None:
     agent = Agent(walled, walled.key)
     attack = (

@@ -12,7 +12,9 @@ import pytest
 
 from gateway import agents
 from gateway.agents import Agents
+from gateway.errors import LoginRefused
 from gateway.launchers.agent_socket import SOCKET_NAME, AgentSocket
+from gateway.local_clients import Ends
 
 
 class Forwarder:
@@ -20,6 +22,8 @@ class Forwarder:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
+        self.is_silent = False
+        self.ends = Ends(("192.0.2.7", 1), ("192.0.2.1", 22))
         self.may_end = asyncio.Event()
 
     async def carry(self, program: socket.socket) -> None:
@@ -34,7 +38,15 @@ class House:
         self.tasks: list[asyncio.Task[None]] = []
         self.path = AgentSocket(directory)
         self.agents = Agents(path_for=lambda workspace_id: self.path, spawn=self._spawn)
+        self.is_forbidden = False
         self._programs: list[socket.socket] = []
+
+    def enter(self, forwarder: Forwarder, workspace_id: str = "w") -> None:
+        self.agents.enter(workspace_id, forwarder, self.ask)
+
+    async def ask(self) -> None:
+        if self.is_forbidden:
+            raise LoginRefused("forwarding is off")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -65,7 +77,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 async def test_newest_forwarder_answers_and_when_it_goes_the_next_newest(house: House) -> None:
     first, second, third = (Forwarder(name) for name in (b"first", b"second", b"third"))
     for forwarder in (first, second, third):
-        house.agents.enter("w", forwarder)
+        house.enter(forwarder)
     assert await house.connect() == b"third"
     house.agents.leave("w", second)
     house.agents.leave("w", third)
@@ -77,7 +89,7 @@ async def test_newest_forwarder_answers_and_when_it_goes_the_next_newest(house: 
 
 async def test_with_nobody_left_connecting_fails_at_once(house: House) -> None:
     forwarder = Forwarder(b"only")
-    house.agents.enter("w", forwarder)
+    house.enter(forwarder)
     house.agents.leave("w", forwarder)
     with pytest.raises(FileNotFoundError):
         await house.connect()
@@ -86,10 +98,10 @@ async def test_with_nobody_left_connecting_fails_at_once(house: House) -> None:
 
 async def test_path_that_was_taken_away_comes_back_with_the_next_forwarder(house: House) -> None:
     """Without walls a program may have removed it."""
-    house.agents.enter("w", Forwarder(b"first"))
+    house.enter(Forwarder(b"first"))
     (house.directory / SOCKET_NAME).unlink()
     newest = Forwarder(b"second")
-    house.agents.enter("w", newest)
+    house.enter(newest)
     assert await house.connect() == b"second"
     newest.may_end.set()
     await asyncio.gather(*house.tasks)
@@ -99,7 +111,7 @@ async def test_workspace_without_room_for_a_socket_forwards_nothing(house: House
     house.path.publish = _no_room  # type: ignore[method-assign]
     forwarder = Forwarder(b"")
     with pytest.raises(OSError, match="No space"):
-        house.agents.enter("w", forwarder)
+        house.enter(forwarder)
     house.agents.leave("w", forwarder)
 
 
@@ -113,9 +125,46 @@ async def test_one_program_too_many_is_closed_at_once_and_served_once_another_en
     """A program that opens thousands must not take the client's channels from everybody else."""
     monkeypatch.setattr(agents, "STREAMS_MAX", 2)
     forwarder = Forwarder(b"served")
-    house.agents.enter("w", forwarder)
+    house.enter(forwarder)
     assert [await house.connect() for _ in range(3)] == [b"served", b"served", b""]
     forwarder.may_end.set()
     await asyncio.gather(*house.tasks)
     assert await house.connect() == b"served"
+    await asyncio.gather(*house.tasks)
+
+
+async def test_agent_that_may_not_be_used_any_more_closes_the_program_s_connection(house: House) -> None:
+    house.enter(Forwarder(b""))
+    house.is_forbidden = True
+    assert await house.connect() == b""
+
+
+async def test_silent_client_is_passed_over_until_it_answers(house: House) -> None:
+    """A laptop that sleeps must not keep the workspace from the agent of the desktop beside it."""
+    first, second = Forwarder(b"first"), Forwarder(b"second")
+    for forwarder in (first, second):
+        house.enter(forwarder)
+        forwarder.may_end.set()
+    second.is_silent = True
+    assert await house.connect() == b"first"
+    first.is_silent = True
+    assert await house.connect() == b""  # at once, rather than to wait for each of them again
+    second.is_silent = False
+    assert await house.connect() == b"second"
+    await asyncio.gather(*house.tasks)
+
+
+async def test_client_of_a_connection_is_served_by_what_was_forwarded_before_it(house: House) -> None:
+    """ssh -A from the workspace back into it: its own agent is this path, and would lead back to itself for ever."""
+    outside, inside, newest = Forwarder(b"outside"), Forwarder(b"inside"), Forwarder(b"newest")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        inside.ends = Ends(client.getsockname(), server.getsockname())
+        for forwarder in (outside, inside, newest):
+            house.enter(forwarder)
+            forwarder.may_end.set()
+        assert await house.connect() == b"outside"
+        house.agents.leave("w", outside)
+        assert await house.connect() == b""
+    house.agents.leave("w", inside)
+    assert await house.connect() == b"newest"
     await asyncio.gather(*house.tasks)
