@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway import agents
+from gateway import acceptor, agents
 from gateway.agents import Agents
 from gateway.errors import LoginRefused
 from gateway.launchers.agent_socket import SOCKET_NAME, AgentSocket
@@ -54,9 +57,15 @@ class House:
 
     async def connect(self) -> bytes:
         """Who answers a program; empty: the connection was closed at once."""
-        program = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._programs.append(program)
+        program = self.program()
         program.connect(str(self.directory / SOCKET_NAME))
+        return await self.answer(program)
+
+    def program(self) -> socket.socket:
+        self._programs.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        return self._programs[-1]
+
+    async def answer(self, program: socket.socket) -> bytes:
         async with asyncio.timeout(10):
             return await asyncio.get_running_loop().sock_recv(program, 100)
 
@@ -167,4 +176,34 @@ async def test_client_of_a_connection_is_served_by_what_was_forwarded_before_it(
         assert await house.connect() == b""
     house.agents.leave("w", inside)
     assert await house.connect() == b"newest"
+    await asyncio.gather(*house.tasks)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """RLIMIT_NOFILE bounds the number of the next descriptor, so this process gets no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_program_that_comes_when_no_descriptor_is_left_is_served_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "RETRY_SECONDS", 0.02)
+    forwarder = Forwarder(b"served")
+    forwarder.may_end.set()
+    house.enter(forwarder)
+    program = house.program()
+    with no_descriptor_left():
+        program.connect(str(house.directory / SOCKET_NAME))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert house.tasks == []
+    assert await house.answer(program) == b"served"
     await asyncio.gather(*house.tasks)
