@@ -17,7 +17,7 @@ import psutil
 from tests.support.installed import DEADLINE_SECONDS, InstalledGateway
 
 # Answers each connection with what it got, upper case, once the other side has half-closed.
-_SHOUTER = """
+SHOUTER = """
 import socket, sys, threading
 def serve(c):
     data = b"".join(iter(lambda: c.recv(65536), b""))
@@ -46,7 +46,7 @@ sys.stdout.buffer.write(b"".join(iter(lambda: s.recv(65536), b"")))
 @contextmanager
 def shouting_inside(gateway: InstalledGateway, path: str | None = None) -> Iterator[int]:
     """A server inside the workspace, on a port of loopback, which is yielded, or on a unix path."""
-    words = shlex.join(["python3", "-c", _SHOUTER, *([path] if path else [])])
+    words = shlex.join(["python3", "-c", SHOUTER, *([path] if path else [])])
     with subprocess.Popen(
         gateway.ssh_command(f"echo $$; exec {words}"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
     ) as client:
@@ -73,6 +73,7 @@ class _Shout(socketserver.BaseRequestHandler):
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    request_queue_size = 256
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import base64
 import subprocess
 
 from tests.support.installed import InstalledGateway, free_port, until
-from tests.system.test_forwarding import SHOUTER, shout, through_socks
+from tests.support.streams import SHOUTER, connected, shout, through_socks
 
 INSTALL = r"""
 set -u
@@ -61,7 +61,7 @@ def test_server_outlives_its_connection_and_the_next_one_finds_and_reaches_it(ga
     try:
         assert (again["found"], again["listeningOn"]) == ("1", facts["listeningOn"])
         for _ in range(3):
-            sock = through_socks(dynamic, "127.0.0.1", int(facts["listeningOn"]))
+            sock = through_socks(connected(dynamic), "127.0.0.1", int(facts["listeningOn"]))
             assert shout(sock, b"hello" * 1000) == b"HELLO" * 1000
     finally:
         assert second.communicate(b"exit 0\n", timeout=20)[0] == b""

@@ -76,7 +76,7 @@ async def test_events_become_counts() -> None:
     metrics.count(Event.SESSION_OPENED, {"kind": "exec", "pty": False})
     metrics.count(Event.SESSION_ENDED, {"kind": "exec", "reason": "exit", "bytes_in": 5, "bytes_out": 7})
     metrics.count(Event.FORWARD_OPENED, {"kind": "direct-tcpip"})
-    metrics.count(Event.FORWARD_REFUSED, {"kind": "whatever\na client\"s"})
+    metrics.count(Event.FORWARD_REFUSED, {"kind": 'whatever\na client"s'})
     metrics.count(Event.FORWARD_ENDED, {"kind": "direct-tcpip", "bytes_in": 3, "bytes_out": 4})
     metrics.count(Event.LISTENER_OPENED, {"kind": "tcpip-forward"})
     metrics.count(Event.RECORDING_GAP, {"lost_bytes": 4096})
