@@ -102,7 +102,7 @@ class Forwards:
 
     async def dial(self, principal: Principal, workspace: Workspace, target: Target) -> socket.socket:
         """A connected, non-blocking socket. Raises LoginRefused, KeeperGone, KeeperRefused or OSError."""
-        self.require_any(principal, workspace, target)
+        _require(access.may_forward(principal, workspace), target)
         if isinstance(target, UnixTarget):
             return await self._dial_path(workspace, target)
         addresses = await _resolve(target.host)
@@ -117,10 +117,6 @@ class Forwards:
         keeper = await self._keepers.keeper_for(workspace)
         async with _deadline(DIAL_SECONDS):
             return await _connect_first(keeper, addresses, target.port)
-
-    def require_any(self, principal: Principal, workspace: Workspace, target: Target) -> None:
-        """That they may forward at all. Raises LoginRefused."""
-        _require(access.may_forward(principal, workspace), target)
 
     async def listen(self, principal: Principal, workspace: Workspace, target: Target) -> Listening:
         """Listening sockets for a tcpip-forward or streamlocal-forward. Raises as `dial` does."""

@@ -164,8 +164,7 @@ class Gatehouse:
     async def accept(self, facts: LoginFacts, target: Target) -> ForwardRecord:
         """Somebody connected to the listener at `target`: asked again, since the policy may have changed meanwhile."""
         with ForwardRecord(self._store, facts, ForwardKind.forwarded(target), target) as record:
-            principal, workspace = await self._forwarder(facts, record)
-            self._forwards.require_any(principal, workspace, target)
+            await self._may_forward(facts, record)
             return record
 
     async def forward_agent(self, facts: LoginFacts, forwarder: AgentForwarder) -> Callable[[], None]:
