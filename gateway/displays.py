@@ -104,7 +104,7 @@ class Displays:
         self._spawn = spawn
 
     async def open(self, workspace: Workspace, request: DisplayRequest, carry: Carry) -> Display:
-        """A display whose cookie the workspace's programs know. Raises GatewayError, within OPEN_SECONDS."""
+        """A display whose cookie the workspace's programs know. Raises GatewayError or OSError, within OPEN_SECONDS."""
         inside = self._launcher.inside(workspace)
         try:
             async with asyncio.timeout(OPEN_SECONDS):

@@ -10,13 +10,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.errors import GatewayError
-from gateway.events import Event
 from gateway.forward_record import ForwardKind
 from gateway.local_clients import Ends
-from gateway.log import log_failure
 from gateway.ssh.facts import facts_of
-from gateway.ssh.inward import carry
+from gateway.ssh.inward import carry, explain
 
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
@@ -46,15 +43,14 @@ class AgentForwarding:
         """Have the client's agent answer in the workspace. False: not allowed, or not possible."""
         connection = self._connection
         if not connection.server.settings.agent_forwarding:
+            explain(connection, "this gateway forwards no agents (ssh.agent_forwarding)")
             return False
         async with self._beginning:
             if self._leave is None:
                 try:
                     self._leave = await connection.server.gatehouse.forward_agent(facts_of(connection), self)
-                except (GatewayError, OSError):
-                    return False  # logged where it was decided
-                except Exception:
-                    log_failure(Event.FORWARD_REFUSED, connection_id=connection.connection_id, kind="agent")
+                except Exception as error:  # on record where it was decided
+                    explain(connection, error)
                     return False
             if connection.is_closed():
                 self.end()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 from asyncssh.constants import OPEN_RESOURCE_SHORTAGE
 
+from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.forward_record import ForwardKind
 from gateway.log import log_event
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # A client opens one within a round trip; one that was stopped or lost its network answers nothing, and a program that
 # waits for it looks broken. The connection itself ends by keepalives, much later.
 ANSWER_SECONDS = 5.0
+EXPLANATION_MAX_CHARACTERS = 500
 INWARD_MAX = 200  # of one connection, open and unanswered
 
 _CHANNEL_TYPES = {ForwardKind.AGENT: b"auth-agent@openssh.com", ForwardKind.X11: b"x11"}  # RFC 4254 §6.3.2
@@ -101,6 +103,21 @@ async def _open(connection: Connection, forward: ForwardChannel, channel_type: b
     except BaseException:
         wire.give_up()
         raise
+
+
+def explain(connection: Connection, reason: Exception | str) -> None:
+    """Why something was refused whose answer has no room for it; `ssh -v` shows this."""
+    match reason:
+        case GatewayError():
+            words = reason.user_message
+        case OSError():
+            words = reason.strerror or "not possible"
+        case str():
+            words = reason
+        case _:
+            words = "internal error"
+    if not connection.is_closed():
+        connection.send_debug(f"homeport: {words}"[:EXPLANATION_MAX_CHARACTERS])
 
 
 def _log(connection: Connection, event: Event, kind: ForwardKind, **keys: object) -> None:

@@ -6,19 +6,15 @@ The display itself is made by gateway/displays.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
 from asyncssh.packet import String, UInt32
 
 from gateway.displays import Display, DisplayRequest
-from gateway.errors import GatewayError
-from gateway.events import Event
 from gateway.forward_record import ForwardKind
-from gateway.log import log_failure
 from gateway.ssh.facts import facts_of
-from gateway.ssh.inward import carry
+from gateway.ssh.inward import carry, explain
 
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
@@ -35,7 +31,11 @@ class X11Forwarding:
     async def open(self, request: DisplayRequest) -> Display | None:
         """The display, which the caller gives back to `close`; None: not allowed, or not possible. In bounded time."""
         connection = self._connection
-        if not connection.server.settings.x11_forwarding or self._display_count >= DISPLAYS_MAX:
+        if not connection.server.settings.x11_forwarding:
+            explain(connection, "this gateway forwards no X11 displays (ssh.x11_forwarding)")
+            return None
+        if self._display_count >= DISPLAYS_MAX:
+            explain(connection, f"this connection has {DISPLAYS_MAX} displays already")
             return None
         opening = asyncio.current_task()
         assert opening is not None
@@ -43,10 +43,9 @@ class X11Forwarding:
         self._display_count += 1
         display = None
         try:
-            with contextlib.suppress(GatewayError, OSError):  # on record where it was decided
-                display = await connection.server.gatehouse.open_display(facts_of(connection), request, self._carry)
-        except Exception:
-            log_failure(Event.FORWARD_REFUSED, connection_id=connection.connection_id, kind="x11")
+            display = await connection.server.gatehouse.open_display(facts_of(connection), request, self._carry)
+        except Exception as error:  # on record where it was decided
+            explain(connection, error)
         finally:
             self._under_way.discard(opening)
             if display is None:

@@ -201,7 +201,8 @@ def test_workspace_without_forwarding_has_no_agent_either(gateway: InstalledGate
     try:
         with agent.forwarded() as forwarder:
             gateway.homeport("set", "demo", "forwarding=off")
-            assert agent.ssh("echo [$SSH_AUTH_SOCK]").stdout == b"[]\n"
+            done = gateway.ssh("-v", *agent.options, "--", "echo [$SSH_AUTH_SOCK]")
+            assert (done.stdout, b"forwarding is off" in done.stderr) == (b"[]\n", True), done.stderr
             assert "ED25519" not in keys_at(gateway, forwarder.path)
     finally:
         gateway.homeport("set", "demo", "forwarding=loopback")

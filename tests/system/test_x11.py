@@ -119,5 +119,6 @@ def test_locked_authority_file_holds_a_login_up_for_some_seconds_only(
 
 
 def test_x11_is_refused_unless_it_is_switched_on(gateway: InstalledGateway, server: XServer) -> None:
-    done = ssh_y(gateway, server, "echo [$DISPLAY]")
+    done = gateway.ssh("-Y", "-v", "--", "echo [$DISPLAY]", env=server.environment)
     assert (done.stdout, b"X11 forwarding request failed" in done.stderr) == (b"[]\n", True)
+    assert b"forwards no X11 displays (ssh.x11_forwarding)" in done.stderr, done.stderr
