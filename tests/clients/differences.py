@@ -17,6 +17,8 @@ DIFFERENCES = {
     "says `SIG@openssh.com`.",
     "too-long": "A command above 128 KiB, which execve(2) does not take as one argument, ends with 126 and a line that "
     "says so; sshd ends with 1.",
+    "compression": "Compression is not offered: a compressed stream of a stranger is work for the gateway. `ssh -C` "
+    "works without it.",
     "nul-in-command": "A command with a NUL byte is refused, and the connection lives on; sshd ends the connection.",
 }
 

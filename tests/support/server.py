@@ -24,6 +24,7 @@ from tests.support.installed import (
 )
 from tests.support.sshd import Sshd
 
+LOOPBACK = "127.0.0.1"
 CLIENT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,12 +43,18 @@ class Server:
     """One server that runs, and the files a client needs to log in."""
 
     def __init__(
-        self, name: str, *, port: int, gateway: InstalledGateway | None = None, sshd: Sshd | None = None
+        self,
+        name: str,
+        *,
+        port: int,
+        host: str = LOOPBACK,
+        gateway: InstalledGateway | None = None,
+        sshd: Sshd | None = None,
     ) -> None:
         self.name = name  # none, bubblewrap or sshd
         self.gateway = gateway
         self.sshd = sshd
-        self.host = "127.0.0.1"
+        self.host = host
         self.port = port
         self.user = WORKSPACE
         # Short, for control sockets lie in it; the client's own files, which nothing of the server reads.
@@ -131,25 +138,26 @@ class Server:
             until(lambda: not path.exists(), "the master connection ended")
 
     @contextlib.contextmanager
-    def login_shell(self, path: str) -> Iterator[None]:
-        """The account's shell, until left."""
+    def login_shell(self, name: str) -> Iterator[None]:
+        """Make it the account's, until left."""
         set_shell = self.sshd.set_shell if self.sshd else self._set_workspace_shell
-        set_shell(path)
+        set_shell(name)
         try:
             yield
         finally:
             set_shell(None)
 
-    def _set_workspace_shell(self, path: str | None) -> None:
+    def _set_workspace_shell(self, name: str | None) -> None:
         assert self.gateway is not None
-        self.gateway.homeport("set", self.user, f"shell={path or 'default'}")
+        self.gateway.homeport("set", self.user, f"shell={name or 'default'}")
 
 
 @contextlib.contextmanager
-def homeport(isolation: str, **settings: object) -> Iterator[Server]:
+def homeport(isolation: str, *, host: str = LOOPBACK, **settings: object) -> Iterator[Server]:
     """The installed gateway, not yet held to any promise."""
     gateway = InstalledGateway(isolation, **settings)
-    server = Server(isolation, port=gateway.ssh_port, gateway=gateway)
+    gateway.environment["HOMEPORT_SSH_LISTEN"] = f"{f'[{host}]' if ':' in host else host}:{gateway.ssh_port}"
+    server = Server(isolation, port=gateway.ssh_port, host=host, gateway=gateway)
     try:
         gateway.set_up()
         for name, key in (("client", server.key), ("client-rsa", server.rsa_key)):
@@ -163,10 +171,10 @@ def homeport(isolation: str, **settings: object) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def openssh(**settings: object) -> Iterator[Server]:
+def openssh(*, host: str = LOOPBACK, **settings: object) -> Iterator[Server]:
     """A private sshd with the same keys, account name and shell. `settings` are sshd_config(5) keywords."""
-    sshd = Sshd(WORKSPACE, settings)
-    server = Server("sshd", port=sshd.port, sshd=sshd)
+    sshd = Sshd(WORKSPACE, settings, host=host)
+    server = Server("sshd", port=sshd.port, host=host, sshd=sshd)
     try:
         keys = "".join(Path(f"{key}.pub").read_text() for key in (server.key, server.rsa_key))
         sshd.start(keys)

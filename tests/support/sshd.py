@@ -27,7 +27,7 @@ UNPACKED = Path(sys.prefix) / "sshd"
 _SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 
 _CONFIG = """\
-ListenAddress 127.0.0.1
+ListenAddress {host}
 Port {port}
 HostKey {directory}/host_ed25519
 HostKey {directory}/host_ecdsa
@@ -76,8 +76,9 @@ def why_no_sshd() -> str:
 class Sshd:
     """One sshd. `home` is the account's, and the tree as well: OpenSSH has but one."""
 
-    def __init__(self, account: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, account: str, settings: Mapping[str, object], *, host: str) -> None:
         self.account = account
+        self.host = host
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="hs-", dir="/tmp"))
         self.directory.chmod(0o755)  # its account must pass
@@ -111,9 +112,10 @@ class Sshd:
             self._process.wait(STOP_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def set_shell(self, path: str | None) -> None:
+    def set_shell(self, name: str | None) -> None:
         """The account's login shell; None: the one that workspaces have by themselves."""
-        shell = path or ("/bin/bash" if Path("/bin/bash").exists() else "/bin/sh")
+        shell = shutil.which(name, path="/usr/bin:/bin") if name else "/bin/bash"
+        shell = shell if shell and Path(shell).exists() else "/bin/sh"
         # Written in place: the file is bound over /etc/passwd, and another file would not be.
         _extend("passwd", self.directory, [
             f"{self.account}:*:{ACCOUNT_ID}:{ACCOUNT_ID}::{self.home}:{shell}",
@@ -123,7 +125,7 @@ class Sshd:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"sshd ended at its start:\n{self.log}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1) as probe:
             return probe.recv(4) == b"SSH-"
         return False
 
@@ -149,7 +151,9 @@ class Sshd:
         for name, keyword in (("sshd-session", "SshdSessionPath"), ("sshd-auth", "SshdAuthPath")):
             for path in UNPACKED.glob(f"usr/lib/openssh/{name}") if program.is_relative_to(UNPACKED) else ():
                 own += f"{keyword} {path}\n"
-        return own + _CONFIG.format(port=self.port, directory=self.directory, accepted=accepted, sftp=sftp)
+        return own + _CONFIG.format(
+            host=self.host, port=self.port, directory=self.directory, accepted=accepted, sftp=sftp
+        )
 
 
 _NAMESPACES = (
