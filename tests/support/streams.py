@@ -55,7 +55,7 @@ def shouting_inside(gateway: InstalledGateway, path: str | None = None) -> Itera
         try:
             yield port
         finally:
-            gateway.ssh(f"kill -9 {pid}")
+            gateway.ssh(f"kill -9 {pid}" + (f"; rm -f {path}" if path else ""))
             client.kill()
 
 
