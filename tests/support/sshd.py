@@ -68,7 +68,7 @@ def why_no_sshd() -> str:
     if os.geteuid() != 0:
         return "sshd is compared with by root only: it becomes its account"
     if _find() is None:
-        return "sshd is not installed; ./dev setup --test unpacks it from openssh-server"
+        return "sshd is not installed; ./dev test --against sshd unpacks it"
     done = subprocess.run([*_NAMESPACES, "true"], capture_output=True, timeout=START_SECONDS)
     return "" if done.returncode == 0 else f"no namespaces for sshd: {done.stderr.decode(errors='replace').strip()}"
 
@@ -99,7 +99,7 @@ class Sshd:
         argv = [str(program), "-D", "-f", str(self.directory / "sshd_config"), "-E", str(self.directory / "log")]
         environment = {"PATH": os.environ["PATH"]}
         if program.is_relative_to(UNPACKED):
-            environment["LD_LIBRARY_PATH"] = ":".join(str(path) for path in sorted(UNPACKED.glob("usr/lib/*-linux-*")))
+            environment["LD_LIBRARY_PATH"] = ":".join(str(path) for path in UNPACKED.glob("**/lib/*-linux-*"))
         self._process = subprocess.Popen(
             [*_NAMESPACES, "sh", "-ec", script, *argv], env=environment, cwd="/", stdin=subprocess.DEVNULL
         )
