@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.interfaces import AccessKey, Forwarding, SessionRow, Workspace
-    from gateway.journal import JournalAction
+    from gateway.journal import JournalAction, JournalRow
     from gateway.lobby.context import Output
 
 
@@ -63,6 +63,18 @@ class LobbyStore(Protocol):
         user_agent: str | None = None,
         details: Mapping[str, object] | None = None,
     ) -> None: ...
+
+    async def list_auth_logs(
+        self,
+        *,
+        action: JournalAction | None = None,
+        workspace: str | None = None,
+        principal: str | None = None,
+        since: datetime | None = None,
+        limit: int = 200,
+    ) -> list[JournalRow]:
+        """Newest first."""
+        ...
 
 
 class SessionControl(Protocol):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.journal import JournalRow
     from gateway.lobby.services import BackupMade, RecordingInfo
 
 Shape = dict[str, object]
@@ -68,6 +69,18 @@ def session_shape(row: SessionRow) -> Shape:
         "end_reason": row.end_reason,
         "exit_code": row.exit_code,
         "exit_signal": row.exit_signal,
+    }
+
+
+def journal_shape(row: JournalRow) -> Shape:
+    return {
+        "id": row.id,
+        "action": row.action.value,
+        "success": row.success,
+        "client_ip": row.client_ip,
+        "user_agent": row.user_agent,
+        "details": dict(row.details),
+        "created_at": moment(row.created_at),
     }
 
 

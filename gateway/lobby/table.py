@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from gateway.errors import UsageWrong
-from gateway.lobby import keys, operations, recordings, sessions, settings, workspaces
+from gateway.lobby import journal, keys, operations, recordings, sessions, settings, workspaces
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
 from gateway.lobby.text import clean
 
@@ -15,6 +15,7 @@ COMMANDS: tuple[Command, ...] = (
     *keys.COMMANDS,
     *sessions.COMMANDS,
     *recordings.COMMANDS,
+    *journal.COMMANDS,
     *operations.COMMANDS,
 )
 _BY_NAME = {command.name: command for command in COMMANDS}

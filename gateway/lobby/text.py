@@ -112,17 +112,33 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
     """A point in the future: `90m`, `12h`, `30d`, `8w`, or a date `2030-12-31` (its end, UTC). Raises UsageWrong."""
     now = now or datetime.now(UTC)
-    if match := re.fullmatch(r"(\d{1,5})([mhdw])", text):
-        moment = now + timedelta(**{_UNITS[match[2]]: int(match[1])})
-    else:
-        try:
-            day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-        except ValueError:
-            raise UsageWrong(f"{clean(text)!r} is no time; write for example 12h, 30d, 8w or 2030-12-31") from None
-        moment = day + timedelta(days=1)
+    span = _parse_span(text)
+    moment = _parse_day(text) + timedelta(days=1) if span is None else now + span
     if moment <= now:
         raise UsageWrong(f"{clean(text)!r} lies in the past; write for example 30d")
     return moment
+
+
+def parse_past(text: str, now: datetime | None = None) -> datetime:
+    """A point in the past: `90m`, `12h`, `30d`, `8w` ago, or a date `2020-12-31` (UTC). Raises UsageWrong."""
+    now = now or datetime.now(UTC)
+    span = _parse_span(text)
+    moment = _parse_day(text) if span is None else now - span
+    if moment > now:
+        raise UsageWrong(f"{clean(text)!r} lies in the future; write for example 12h")
+    return moment
+
+
+def _parse_span(text: str) -> timedelta | None:
+    match = re.fullmatch(r"([0-9]{1,5})([mhdw])", text)
+    return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _parse_day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise UsageWrong(f"{clean(text)!r} is no time; write for example 12h, 30d, 8w or 2030-12-31") from None
 
 
 def unique_prefixes(ids: Sequence[str], *, length_min: int = 8) -> dict[str, str]:

@@ -18,7 +18,7 @@ from gateway.interfaces import (
     SessionStatus,
     Workspace,
 )
-from gateway.journal import JournalAction
+from gateway.journal import JournalAction, JournalRow
 from gateway.lobby.context import LobbyContext, Output
 from gateway.lobby.run import run_command
 from gateway.lobby.services import RecordingInfo, Services, StopBegun
@@ -72,6 +72,8 @@ class FakeStore:
     sessions: list[SessionRow] = field(default_factory=list)
     refuse_key_named: str = ""
     journal: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    journal_rows: list[JournalRow] = field(default_factory=list)  # what reading it finds, newest first
+    asked: Mapping[str, object] = field(default_factory=dict)  # of the journal, the last time
 
     async def find_workspace(self, login_name: str) -> Workspace | None:
         return next((each for each in self.workspaces if each.name == login_name), None)
@@ -127,6 +129,18 @@ class FakeStore:
         details: Mapping[str, object] | None = None,
     ) -> None:
         self.journal.append((action.value, details or {}))
+
+    async def list_auth_logs(
+        self,
+        *,
+        action: JournalAction | None = None,
+        workspace: str | None = None,
+        principal: str | None = None,
+        since: datetime | None = None,
+        limit: int = 200,
+    ) -> list[JournalRow]:
+        self.asked = {"action": action, "workspace": workspace, "principal": principal, "since": since, "limit": limit}
+        return self.journal_rows[:limit]
 
     async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
         return [row for row in self.sessions if include_ended or row.status != "terminated"][:limit]

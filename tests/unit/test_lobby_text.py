@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageWrong
-from gateway.lobby.text import age, clean, cut, parse_moment, size, table, unique_prefixes, width
+from gateway.lobby.text import age, clean, cut, parse_moment, parse_past, size, table, unique_prefixes, width
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HEADERS = ("NAME", "REPOSITORY", "MADE")
@@ -99,3 +99,21 @@ def test_no_time_or_a_past_one_is_refused_with_an_example(text: str):
 def test_each_shown_beginning_names_one_id(ids: list[str]):
     prefixes = unique_prefixes(ids)
     assert all([each for each in ids if each.startswith(prefixes[one])] == [one] for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90m", NOW - timedelta(minutes=90)),
+        ("8w", NOW - timedelta(weeks=8)),
+        ("2000-02-29", datetime(2000, 2, 29, tzinfo=UTC)),
+    ],
+)
+def test_a_point_in_the_past_is_a_span_ago_or_the_begin_of_a_day(text: str, moment: datetime):
+    assert parse_past(text, NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1.5h", "2999-01-01", "2001-02-29", "123456d", "١h"])
+def test_what_is_no_point_in_the_past_is_refused(text: str):
+    with pytest.raises(UsageWrong):
+        parse_past(text, NOW)
