@@ -31,7 +31,7 @@ from gateway.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
 from gateway.ids import new_id
-from gateway.interfaces import SessionRow, SessionStatus
+from gateway.interfaces import SessionRow, SessionStatus, Workspace
 from gateway.launchers.choose import choose_launcher
 from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
@@ -41,13 +41,14 @@ from gateway.lobby.run import runner
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import log_event, log_failure, log_warning
 from gateway.recording.recordings import FileRecordings
-from gateway.services import ArchiveShelf, Programs, database_file
+from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
 from gateway.state import Places, StateLock
 from gateway.store.store import Store
 from gateway.upkeep.upkeep import Sources, Upkeep
+from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard, remove_half_made
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
@@ -72,6 +73,7 @@ class Gateway:
         self.state = GatewayState.STARTING
         self.warnings: tuple[str, ...] = ()
         self.host_key_lines: list[str] = []
+        self.client_identity: str | None = None  # the private key to name to clients, which a trial knows
         self._tasks = tasks
         self._spawned: set[asyncio.Task[None]] = set()
         self._long_lived: list[asyncio.Task[None]] = []
@@ -229,7 +231,11 @@ class Gateway:
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
                         stop=self.begin_stop, disconnect=self.ssh.disconnect_key,
-                        shells=installed_shells)  # fmt: skip
+                        shells=installed_shells, way_in=self._way_into, own_name=own_name)  # fmt: skip
+
+    async def _way_into(self, workspace: Workspace) -> WayIn:
+        return way_into(workspace, self.ssh_address, tree=self.launcher.inside(workspace).tree, places=self.places,
+                        identity=self.client_identity)  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that the gateway waits for when it stops."""

@@ -25,7 +25,7 @@ PRIVATE_KEY_MAX_BYTES = 64 * 1024
 AGENT_SECONDS = 5
 # What ssh offers without being told (ssh_config(5) IdentityFile).
 _DEFAULT_NAMES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
-_TRIAL_KEY = "id_ed25519"
+TRIAL_KEY = "id_ed25519"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def collect_caller_keys(state_dir: Path) -> CallerKeys:
     if found.lines:
         return found
     line = make_trial_key(state_dir)
-    identity = str(state_dir / TRIAL_FOLDER / _TRIAL_KEY)
+    identity = str(state_dir / TRIAL_FOLDER / TRIAL_KEY)
     return CallerKeys((line,), identity, is_trial_key=True, notes=found.notes)
 
 
@@ -108,9 +108,9 @@ def make_trial_key(state_dir: Path) -> str:
         found = os.fstat(folder)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise StartRefused(f"{state_dir / TRIAL_FOLDER} is not yours alone; remove it, and a new key is made")
-        if _TRIAL_KEY not in os.listdir(folder):  # noqa: PTH208 (Path takes no descriptor)
+        if TRIAL_KEY not in os.listdir(folder):  # noqa: PTH208 (Path takes no descriptor)
             _write_trial_key(folder)
-        with os.fdopen(os.open(f"{_TRIAL_KEY}.pub", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+        with os.fdopen(os.open(f"{TRIAL_KEY}.pub", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
             return parse_public_key(file.read(LINE_MAX_BYTES).decode()).line
     except (OSError, KeyRefused, UnicodeDecodeError) as error:
         raise StartRefused(
@@ -140,7 +140,7 @@ def _write_trial_key(folder: int) -> None:
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" homeport-trial\n"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     # The public half first: the private one, written last, says that both are there.
-    for name, data in ((f"{_TRIAL_KEY}.pub", public), (_TRIAL_KEY, private)):
+    for name, data in ((f"{TRIAL_KEY}.pub", public), (TRIAL_KEY, private)):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
             file.write(data)

@@ -10,12 +10,14 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 
+from gateway.caller_keys import TRIAL_KEY
 from gateway.config import Config, config_file, load_config
 from gateway.ids import new_id
-from gateway.interfaces import Keepers, Launcher, Workspace
+from gateway.interfaces import Keepers, Workspace
 from gateway.launchers.choose import choose_launcher
 from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
+from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.client import write_all
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED
 from gateway.lobby.context import LobbyContext, Output
@@ -24,11 +26,12 @@ from gateway.lobby.services import Services, StopBegun
 from gateway.log import set_up_logging
 from gateway.privileges import become
 from gateway.recording.recordings import Archive
-from gateway.services import ArchiveShelf, Programs, database_file
-from gateway.state import Places, StateLock, prepare
+from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
+from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
 from gateway.store.migrate import migrate, schema_status
 from gateway.store.store import Store
 from gateway.upkeep.backup import Backups
+from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard
 
 
@@ -104,6 +107,8 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         stop=on_demand.stop,
         disconnect=lambda fingerprint: 0,  # no gateway, no connections
         shells=installed_shells,
+        way_in=on_demand.way_into,
+        own_name=own_name,
     )
 
 
@@ -115,7 +120,8 @@ class _OnDemand:
         self._places = places
         self._store = store
         self._resources = resources
-        self._made: tuple[Keepers, Launcher] | None = None
+        self._launcher: KeeperLauncher | None = None
+        self._keepers: Keepers | None = None
 
     async def kill(self, session_id: str) -> None:
         await (await self._programs()).kill(session_id)
@@ -136,36 +142,49 @@ class _OnDemand:
     async def archive(self, workspace: Workspace) -> str:
         return await (await self._yard()).archive(workspace)
 
+    async def way_into(self, workspace: Workspace) -> WayIn:
+        tree = (await self._chosen_launcher()).inside(workspace).tree
+        trial_key = self._places.state_dir / TRIAL_FOLDER / TRIAL_KEY
+        identity = str(trial_key) if trial_key.parent.is_dir() else None  # the folder is its caller's alone
+        return way_into(workspace, self._config.ssh.listen, tree=tree, places=self._places, identity=identity)
+
     async def _programs(self) -> Programs:
-        keepers, _ = await self._parts()
-        return Programs(rows=self._store, keepers=keepers)
+        return Programs(rows=self._store, keepers=await self._found_keepers())
 
     async def _yard(self) -> WorkspaceYard:
-        keepers, launcher = await self._parts()
         return WorkspaceYard(
             workspaces_dir=self._places.workspaces_dir,
             archive_dir=self._places.archive_dir,
-            keepers=keepers,
-            launcher=launcher,
+            keepers=await self._found_keepers(),
+            launcher=await self._chosen_launcher(),
             rows=self._store,
             clone_seconds_max=self._config.clone_seconds_max,
         )
 
-    async def _parts(self) -> tuple[Keepers, Launcher]:
-        if self._made is None:
+    async def _chosen_launcher(self) -> KeeperLauncher:
+        if self._launcher is None:
             config = self._config
-            launcher, _ = await choose_launcher(
+            self._launcher, _ = await choose_launcher(
                 config.isolation,
                 listeners_are_loopback=config.ssh.listen.is_loopback and config.http.listen.is_loopback,
                 private_paths=(self._places.state_dir, self._places.runtime_dir, config_file()),
+                runtime_dir=self._places.runtime_dir,
             )
+        return self._launcher
+
+    async def _found_keepers(self) -> Keepers:
+        """Those an earlier gateway left running, and the way to new ones."""
+        if self._keepers is None:
             keepers = WorkspaceKeepers(
-                launcher, runtime_dir=self._places.runtime_dir, gateway_id=new_id(), settings=config.session
+                await self._chosen_launcher(),
+                runtime_dir=self._places.runtime_dir,
+                gateway_id=new_id(),
+                settings=self._config.session,
             )
             self._resources.push_async_callback(keepers.close)
-            await keepers.find()  # those an earlier gateway left running
-            self._made = keepers, launcher
-        return self._made
+            await keepers.find()
+            self._keepers = keepers
+        return self._keepers
 
 
 class _Given:

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.config import Config
+from gateway.config import Address, Config
 from gateway.errors import GatewayError, KeeperGone, RecordingDamaged
-from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow
+from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow, Workspace
 from gateway.lobby.services import RecordingInfo, StopBegun
 from gateway.recording.asciicast import asciicast_v2, asciicast_v3
 from gateway.recording.playback import paced
 from gateway.recording.recordings import Archive
 from gateway.state import Places
 from gateway.store.location import parse_database_url
+from gateway.way_in import WayIn, known_hosts_name, reached_here
 from gateway.workspaces.create import end_keeper
 
 T = TypeVar("T")
 
 # Reading a recording blocks, so it happens in a thread; a few hundred events a time make the hops cheap.
 EVENTS_PER_HOP = 256
+OWN_NAME_SECONDS = 3
 
 
 class SessionRows(Protocol):
@@ -50,6 +53,30 @@ class LiveSessions(Protocol):
 def database_file(config: Config, places: Places) -> Path:
     """Where the database is: in the state, unless a setting names another file."""
     return parse_database_url(config.database_url) if config.database_url else places.database
+
+
+def way_into(workspace: Workspace, address: Address, *, tree: str, places: Places, identity: str | None) -> WayIn:
+    """How clients reach a workspace, for `homeport connect`. A trial's state has a known_hosts for the address by which
+    this machine reaches it; only then the client's own files are known, and the client is here."""
+    here = reached_here(address.host)
+    name = known_hosts_name(here, address.port)
+    try:
+        is_trial = any(line.startswith(f"{name} ") for line in places.known_hosts.read_text().splitlines())
+    except OSError:
+        is_trial = False
+    if not is_trial:
+        return WayIn(workspace.name, address.host, address.port, tree)
+    return WayIn(workspace.name, here, address.port, tree, str(places.known_hosts), identity)
+
+
+async def own_name() -> str | None:
+    """This machine's name on the network, as `hostname -f` has it; None if that is no name for others."""
+    try:
+        async with asyncio.timeout(OWN_NAME_SECONDS):
+            name = await asyncio.to_thread(socket.getfqdn)
+    except TimeoutError:  # a resolver that does not answer; the thread ends when it gives up
+        name = socket.gethostname()
+    return None if name in ("", "localhost") or name.startswith("localhost.") else name
 
 
 class ArchiveShelf:

@@ -65,6 +65,7 @@ def main() -> int:
 async def _run(config: Config, places: Places, caller: CallerKeys) -> Sequence[SessionRow]:
     """Serve until stopped; returns the sessions that go on without the gateway."""
     async with Gateway.running(config, places) as gateway:
+        gateway.client_identity = caller.identity
         said = await admit_caller(gateway.store, caller)
         launcher = gateway.launcher
         demo, problem = await have_demo(gateway.store, gateway.yard, gateway.keepers, launcher)

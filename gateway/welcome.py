@@ -5,7 +5,6 @@ Texts and one known_hosts file; no part of the gateway is touched.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from gateway.config import Address
 from gateway.environment import DEFAULT_PATH
 from gateway.interfaces import SessionRow, Workspace
 from gateway.state import Places
+from gateway.way_in import WayIn, code_command, config_entry, known_hosts_name, reached_here, ssh_command
 
 DEMO = "demo"
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (where to connect, not where to listen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +33,23 @@ class Trial:
     isolation: str
 
 
-def ssh_command(trial: Trial, workspace: str = DEMO) -> str:
-    """The line to paste."""
-    host, port = _reached_at(trial.ssh)
-    words = ["ssh", *([] if port == 22 else ["-p", str(port)])]
-    if trial.caller.identity is not None:
-        words += [*_identity_option(trial.caller.identity), "-o", "IdentitiesOnly=yes"]
-    words += ["-o", f"UserKnownHostsFile={_in_ssh_option(str(trial.places.known_hosts))}", f"{workspace}@{host}"]
-    return shlex.join(words)
-
-
-def vscode_entry(trial: Trial, workspace: str = DEMO) -> str:
-    """The entry for ~/.ssh/config that Remote-SSH reads."""
-    host, port = _reached_at(trial.ssh)
-    lines = [f"Host homeport-{workspace}", f"  HostName {host}", f"  Port {port}", f"  User {workspace}"]
-    if trial.caller.identity is not None:
-        lines += [f"  IdentityFile {_in_ssh_option(trial.caller.identity)}", "  IdentitiesOnly yes"]
-    return "\n".join([*lines, f"  UserKnownHostsFile {_in_ssh_option(str(trial.places.known_hosts))}"])
+def way_into(trial: Trial, workspace: str = DEMO) -> WayIn:
+    """As `homeport connect` has it from the running gateway."""
+    return WayIn(
+        workspace,
+        host=reached_here(trial.ssh.host),
+        port=trial.ssh.port,
+        tree=trial.tree,
+        known_hosts=str(trial.places.known_hosts),
+        identity=trial.caller.identity,
+    )
 
 
 def welcome(trial: Trial, problems: Sequence[str] = ()) -> str:
     """Everything a first visitor needs, on one screen."""
     name = trial.demo.name if trial.demo else "WORKSPACE"
-    host, port = _reached_at(trial.http)
+    way = way_into(trial, name)
+    host, port = reached_here(trial.http.host), trial.http.port
     shown_host = f"[{host}]" if ":" in host else host
     parts = [f"homeport: {note}" for note in (*trial.caller.notes, *problems)]
     if trial.caller.is_trial_key:
@@ -69,13 +62,13 @@ def welcome(trial: Trial, problems: Sequence[str] = ()) -> str:
         "",
         "Homeport is ready. In another terminal:",
         "",
-        f"  {ssh_command(trial, name)}",
+        f"  {ssh_command(way)}",
         "",
         "VS Code (Remote-SSH): put this into ~/.ssh/config,",
         "",
-        *(f"  {line}" for line in vscode_entry(trial, name).splitlines()),
+        *(f"  {line}" for line in config_entry(way).splitlines()),
         "",
-        f"  then: code --remote ssh-remote+homeport-{name} {shlex.quote(trial.tree)}",
+        f"  then: {code_command(way)}",
         "",
         f"Health: http://{shown_host}:{port}/healthz   State: {trial.places.state_dir}",
         f"More workspaces: {command_name()} new https://github.com/OWNER/REPO",
@@ -109,8 +102,7 @@ def start_name() -> str:
 def write_known_hosts(places: Places, ssh: Address, host_keys: Sequence[str]) -> None:
     """Name our host keys (`TYPE BASE64` each) for the address the printed line connects to, so that ssh asks nothing
     and another clone on the same port raises no alarm."""
-    host, port = _reached_at(ssh)
-    name = host if port == 22 else f"[{host}]:{port}"  # sshd(8), SSH_KNOWN_HOSTS FILE FORMAT
+    name = known_hosts_name(reached_here(ssh.host), ssh.port)
     temporary = places.known_hosts.with_suffix(".new")
     temporary.write_text("".join(f"{name} {line}\n" for line in host_keys))
     temporary.chmod(0o644)
@@ -121,18 +113,3 @@ def clone_of_this_code() -> Path | None:
     """The clone this code is run from; None if it was installed."""
     clone = Path(__file__).resolve().parent.parent
     return clone if (clone / "dev").is_file() else None
-
-
-def _reached_at(address: Address) -> tuple[str, int]:
-    return _WILDCARDS.get(address.host, address.host), address.port
-
-
-def _identity_option(path: str) -> list[str]:
-    # ssh looks for the file of -i by its plain name, and later expands `%` in it: both cannot be right.
-    return ["-o", f"IdentityFile={_in_ssh_option(path)}"] if "%" in path else ["-i", path]
-
-
-def _in_ssh_option(path: str) -> str:
-    """A path as ssh_config(5) wants it: `%` begins a token, spaces need quotes."""
-    path = path.replace("%", "%%")
-    return f'"{path}"' if any(char in path for char in " \t") else path

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.interfaces import AccessKey, Forwarding, SessionRow, Workspace
     from gateway.journal import JournalAction, JournalRow
     from gateway.lobby.context import Output
+    from gateway.way_in import WayIn
 
 
 class LobbyStore(Protocol):
@@ -170,3 +171,5 @@ class Services:
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well
     disconnect: Callable[[str], int]  # close the connections a key (by fingerprint) has open; how many there were
     shells: Callable[[], Sequence[str]]  # installed login shells, as paths, the usual one first
+    way_in: Callable[[Workspace], Awaitable[WayIn]]  # its host is the one listened on
+    own_name: Callable[[], Awaitable[str | None]]  # this machine's name on the network, if it has one

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.way_in import code_command, config_entry, ssh_command
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.interfaces import AccessKey, SessionRow, Workspace
     from gateway.journal import JournalRow
     from gateway.lobby.services import BackupMade, RecordingInfo
+    from gateway.way_in import WayIn
 
 Shape = dict[str, object]
 
@@ -92,6 +95,22 @@ def recording_shape(recording: RecordingInfo) -> Shape:
         "duration_seconds": None if recording.duration is None else recording.duration.total_seconds(),
         "size_bytes": recording.size_bytes,
         "is_live": recording.is_live,
+    }
+
+
+def way_in_shape(way: WayIn) -> Shape:
+    return {
+        "workspace": way.workspace,
+        "alias": way.alias,
+        "host": way.host,
+        "port": way.port,
+        "user": way.workspace,
+        "tree": way.tree,
+        "known_hosts": way.known_hosts,
+        "identity": way.identity,
+        "config": config_entry(way) + "\n",
+        "ssh": ssh_command(way),
+        "code": code_command(way),
     }
 
 

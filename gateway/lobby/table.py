@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 
 from gateway.errors import UsageWrong
-from gateway.lobby import journal, keys, operations, recordings, sessions, settings, workspaces
+from gateway.lobby import connect, journal, keys, operations, recordings, sessions, settings, workspaces
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
 from gateway.lobby.text import clean
 
 COMMANDS: tuple[Command, ...] = (
     *workspaces.COMMANDS,
     *settings.COMMANDS,
+    *connect.COMMANDS,
     *keys.COMMANDS,
     *sessions.COMMANDS,
     *recordings.COMMANDS,

@@ -22,6 +22,7 @@ from gateway.journal import JournalAction, JournalRow
 from gateway.lobby.context import LobbyContext, Output
 from gateway.lobby.run import run_command
 from gateway.lobby.services import RecordingInfo, Services, StopBegun
+from gateway.way_in import WayIn
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -249,6 +250,8 @@ class FakeLobby:
     stop_begun: StopBegun = NOTHING_KEPT
     connection_count: int = 0  # open with any key
     shells: list[str] = field(default_factory=lambda: ["/bin/bash", "/usr/bin/zsh"])
+    way: WayIn = field(default_factory=lambda: WayIn("", "192.0.2.1", 2222, ""))
+    own_name: str | None = "gateway.example"
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
@@ -259,6 +262,12 @@ class FakeLobby:
         async def stop(ends_programs: bool) -> StopBegun:
             return self.stop_begun
 
+        async def way_in(workspace: Workspace) -> WayIn:
+            return replace(self.way, workspace=workspace.name, tree=f"/workspaces/{workspace.name}")
+
+        async def own_name() -> str | None:
+            return self.own_name
+
         return Services(
             store=self.store,
             sessions=self.sessions,
@@ -268,6 +277,8 @@ class FakeLobby:
             stop=stop,
             disconnect=lambda fingerprint: self.connection_count,
             shells=lambda: self.shells,
+            way_in=way_in,
+            own_name=own_name,
         )
 
     async def __call__(

@@ -13,7 +13,8 @@ from gateway.caller_keys import CallerKeys
 from gateway.config import Address
 from gateway.interfaces import Workspace
 from gateway.state import Places
-from gateway.welcome import Trial, farewell, ssh_command, vscode_entry, welcome, write_known_hosts
+from gateway.way_in import config_entry, ssh_command
+from gateway.welcome import Trial, farewell, way_into, welcome, write_known_hosts
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2vkY0VbHx7gjUg3L2u1n4Wz0m2ZqFQ3o0l7n7x3n5Q"
 
@@ -40,7 +41,7 @@ def as_ssh_reads_it(words: list[str]) -> dict[str, str]:
 
 
 def test_the_line_leads_to_our_port_and_our_own_known_hosts(trial: Trial) -> None:
-    seen = as_ssh_reads_it(shlex.split(ssh_command(trial)))
+    seen = as_ssh_reads_it(shlex.split(ssh_command(way_into(trial))))
     assert (seen["user"], seen["hostname"], seen["port"]) == ("demo", "127.0.0.1", "2222")
     assert seen["userknownhostsfile"].strip('"') == str(trial.places.known_hosts)
 
@@ -51,7 +52,7 @@ def test_a_trial_key_is_the_only_one_offered_wherever_it_lies(trial: Trial, tmp_
     private.parent.mkdir()
     private.touch(0o600)
     trial = replace(trial, caller=CallerKeys(("x",), str(private), is_trial_key=True))
-    seen = as_ssh_reads_it(shlex.split(ssh_command(trial)))
+    seen = as_ssh_reads_it(shlex.split(ssh_command(way_into(trial))))
     assert (seen["identityfile"].strip('"').replace("%%", "%"), seen["identitiesonly"]) == (str(private), "yes")
 
 
@@ -59,17 +60,17 @@ def test_the_editors_entry_is_what_the_line_says(trial: Trial, tmp_path: Path) -
     (tmp_path / "a key").touch(0o600)
     trial = replace(trial, caller=CallerKeys(("x",), str(tmp_path / "a key"), is_trial_key=True))
     config = tmp_path / "config"
-    config.write_text(vscode_entry(trial) + "\n")
+    config.write_text(config_entry(way_into(trial)) + "\n")
     by_entry = as_ssh_reads_it(["ssh", "-F", str(config), "homeport-demo"])
-    by_line = as_ssh_reads_it(shlex.split(ssh_command(trial)))
+    by_line = as_ssh_reads_it(shlex.split(ssh_command(way_into(trial))))
     for key in ("hostname", "port", "user", "identityfile", "identitiesonly", "userknownhostsfile"):
         assert by_entry[key].strip('"') == by_line[key].strip('"'), key
 
 
 def test_a_gateway_that_listens_everywhere_is_reached_on_loopback(trial: Trial) -> None:
     trial = replace(trial, ssh=Address(host="0.0.0.0", port=22), http=Address(host="::", port=8022))
-    assert ssh_command(trial).endswith(" demo@127.0.0.1")
-    assert " -p " not in ssh_command(trial)
+    assert ssh_command(way_into(trial)).endswith(" demo@127.0.0.1")
+    assert " -p " not in ssh_command(way_into(trial))
     assert "http://[::1]:8022/healthz" in welcome(trial)
 
 
