@@ -44,7 +44,8 @@ class Holdings:
         return cls(
             descriptors=_descriptors(pid),
             keeper_descriptors=sum((_descriptors(keeper) for keeper in gateway.keeper_pids()), Counter()),
-            children=len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()),
+            # Of every thread: keepers are started in one of the pool's.
+            children=sum(len(path.read_text().split()) for path in Path(f"/proc/{pid}/task").glob("*/children")),
             listening=_listening(pid),
             tasks=int(_scrape(gateway, _TASKS)),
         )
