@@ -181,6 +181,16 @@ def test_the_health_url_answers(trial: Trial) -> None:
     assert (done.returncode, '"status": "healthy"' in done.stdout) == (0, True)
 
 
+def test_connect_says_again_what_the_start_said(trial: Trial, clone: Path) -> None:
+    done = homeport(clone, "connect", "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = trial.text.splitlines()
+    for line in done.stdout.splitlines():
+        what = line.partition(": ")[2].strip() if line.startswith("#") else line
+        if what != "ssh homeport-demo":  # that goes by the entry, which is not in place at a first start
+            assert [one for one in said if one.endswith(f" {what}")], (line, trial.text)
+
+
 def test_ctrl_c_says_which_shells_go_on_and_the_next_start_finds_them(trial: Trial, clone: Path) -> None:
     with subprocess.Popen([*trial.ssh, "-tt", "echo up; exec sleep 600"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:  # fmt: skip
