@@ -73,10 +73,20 @@ async def own_name() -> str | None:
     """This machine's name on the network, as `hostname -f` has it; None if that is no name for others."""
     try:
         async with asyncio.timeout(OWN_NAME_SECONDS):
-            name = await asyncio.to_thread(socket.getfqdn)
+            name = await asyncio.to_thread(_canonical_name)
     except TimeoutError:  # a resolver that does not answer; the thread ends when it gives up
         name = socket.gethostname()
     return None if name in ("", "localhost") or name.startswith("localhost.") else name
+
+
+def _canonical_name() -> str:
+    # Not getfqdn, which asks for the name of the address: where that is 127.0.0.1, it is localhost.
+    name = socket.gethostname()
+    try:
+        found = socket.getaddrinfo(name, None, flags=socket.AI_CANONNAME)[0][3]
+    except OSError:
+        found = ""
+    return found or name
 
 
 class ArchiveShelf:

@@ -150,15 +150,27 @@ def test_a_service_knows_where_it_listens_and_nothing_of_clients(tmp_path: Path)
     assert known(places, everywhere) == WayIn("my-app", "0.0.0.0", 2222, "/t")
 
 
-async def test_a_name_that_every_machine_has_is_no_name(monkeypatch: pytest.MonkeyPatch):
-    for name, known_as in (
+@pytest.mark.parametrize(
+    ("canonical", "known_as"),
+    [
+        ("gw.example", "gw.example"),
+        ("", "gw"),  # the resolver knows no better
+        (None, "gw"),  # nor this one
         ("localhost", None),
         ("localhost.localdomain", None),
-        ("", None),
-        ("gw.example", "gw.example"),
-    ):
-        monkeypatch.setattr("gateway.services.socket.getfqdn", lambda name=name: name)
-        assert await own_name() == known_as
+    ],
+)
+async def test_the_machines_own_name_is_the_resolvers_unless_every_machine_has_it(
+    monkeypatch: pytest.MonkeyPatch, canonical: str | None, known_as: str | None
+):
+    def resolve(name: str, port: None, *, flags: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if canonical is None:
+            raise OSError("no such name")
+        return [(0, 0, 0, canonical, ("127.0.0.1", 0))]
+
+    monkeypatch.setattr("gateway.services.socket.gethostname", lambda: "gw")
+    monkeypatch.setattr("gateway.services.socket.getaddrinfo", resolve)
+    assert await own_name() == known_as
 
 
 def test_the_entry_of_a_trial_names_paths_as_ssh_wants_them(tmp_path: Path):
