@@ -54,7 +54,7 @@ async def _new(lobby: LobbyContext, args: Namespace) -> int:
     if args.json:
         await lobby.print_json(workspace_shape(workspace))
         return EXIT_OK
-    await lobby.print(f"{workspace.name} is ready; enter it with: ssh {workspace.name}@HOST")
+    await lobby.print(f"{workspace.name} is ready; how to enter it: {lobby.prog} connect {workspace.name}")
     return EXIT_OK
 
 
