@@ -6,38 +6,26 @@ import asyncio
 import contextlib
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import asyncssh
 import pytest
 
 from tests.clients.conftest import PIPE_LINGER_SECONDS
-from tests.support.installed import DEADLINE_SECONDS, until
+from tests.support.installed import DEADLINE_SECONDS
 from tests.support.promises import hold_to_promises
 from tests.support.server import Server, homeport, openssh
+from tests.support.ssh_agent import ssh_agent
 from tests.support.x_server import ANSWER, PROGRAM, XServer
 
 paramiko = pytest.importorskip("paramiko")
 
 
-@contextmanager
-def agent(server: Server) -> Iterator[Path]:
+def agent(server: Server) -> AbstractContextManager[Path]:
     """The client's ssh-agent, with the key that may log in; yields its path."""
-    path = server.scratch / "agent"
-    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as process:
-        try:
-            until(path.exists, "the agent listens")
-            added = server.run(
-                ["ssh-add", "-q", str(server.key)], env={**server.environment, "SSH_AUTH_SOCK": str(path)}
-            )
-            assert added.returncode == 0, added.stderr
-            yield path
-        finally:
-            process.terminate()
-            path.unlink(missing_ok=True)
+    return ssh_agent(server.scratch / "agent", server.key)
 
 
 def test_stock_ssh_brings_its_agent_only_when_asked(server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installed import InstalledGateway, Result, until
+from tests.support.ssh_agent import ssh_agent
 from tests.system.conftest import running, skip_without_walls
 
 AT_ONCE_SECONDS = 2.0
@@ -22,16 +22,12 @@ NOT_FOR_EVER_SECONDS = 12.0
 
 
 class Agent:
-    """An ssh-agent of the client's, with one key."""
+    """An ssh-agent of the client's, with one key, until it is closed."""
 
     def __init__(self, gateway: InstalledGateway, key: Path) -> None:
-        self.key = key
-        self.path = gateway.directory / f"{key.name}-agent.sock"
         self._gateway = gateway
-        self._process = subprocess.Popen(["ssh-agent", "-D", "-a", str(self.path)], stdout=subprocess.DEVNULL)
-        until(self.path.exists, "the agent listens")
-        environment = {**os.environ, "SSH_AUTH_SOCK": str(self.path)}
-        subprocess.run(["ssh-add", "-q", str(key)], env=environment, check=True)
+        self._running = contextlib.ExitStack()
+        self.path = self._running.enter_context(ssh_agent(gateway.directory / f"{key.name}-agent.sock", key))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -53,8 +49,7 @@ class Agent:
                 client.kill()
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+        self._running.close()
 
 
 class Forwarder:
