@@ -141,10 +141,11 @@ def test_client_that_knows_one_host_key_learns_the_others(server: Server) -> Non
     all_keys = {line.split()[2] for line in server.known_hosts.read_text().splitlines() if not line.startswith("#")}
     one = next(line for line in server.known_hosts.read_text().splitlines() if " ssh-ed25519 " in line)
     learned.write_text(one + "\n")
-    # Asked for and proved while the session runs, so it must not be over at once.
-    done = server.ssh("-o", f"UserKnownHostsFile={learned}", "-o", "UpdateHostKeys=yes", "--", "sleep 1")
-    assert done.returncode == 0
-    assert {line.split()[2] for line in learned.read_text().splitlines()} == all_keys
+    options = ("-o", f"UserKnownHostsFile={learned}", "-o", "UpdateHostKeys=yes")
+    with server.start(server.ssh_command(*options, "--", "cat")) as client:
+        until(lambda: {line.split()[2] for line in learned.read_text().splitlines()} == all_keys, "all are learned")
+        client.communicate(timeout=DEADLINE_SECONDS)
+        assert client.returncode == 0
 
 
 def test_hashed_known_hosts_are_heeded(server: Server) -> None:
