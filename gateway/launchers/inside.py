@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/zsh", "/usr/bin/zsh", "/usr/bin/fi
 LISTED_SHELLS = Path("/etc/shells")  # shells(5); some systems put terminal multiplexers in
 NOT_FOR_LOGIN = ("nologin", "false", "true", "sync", "git-shell", "tmux", "screen")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+RUNTIME_DIRECTORIES = Path("/run/user")
 PROBE_SECONDS = 15
 # Debian splits its Python: the minimal package lacks some of these, and 3.9 brought pidfd_open.
 PROBE = "import sys, ctypes, fcntl, json, resource, selectors, socket, termios; sys.exit(sys.version_info < (3, 9))"
@@ -105,6 +107,17 @@ def _is_usable(shell: str) -> bool:
     """Whether it can be seen inside any wall, run, and given a command with `-c`."""
     is_seen = shell.startswith(("/bin/", "/usr/", "/opt/"))
     return is_seen and shell.rpartition("/")[2] not in NOT_FOR_LOGIN and os.access(shell, os.X_OK)
+
+
+def account_runtime_dir() -> str | None:
+    """The account's own directory for sockets (XDG_RUNTIME_DIR), if a login manager made it and it is private."""
+    directory = RUNTIME_DIRECTORIES / str(os.getuid())
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    is_private = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    return str(directory) if is_private else None
 
 
 def sftp_server(interpreter: Interpreter, keeper_folder: str) -> tuple[str, ...]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.interfaces import Inside, Workspace
-from gateway.launchers.inside import KEEPER_FOLDER, Interpreter, account_name, login_shell, sftp_server
+from gateway.launchers.inside import (
+    KEEPER_FOLDER,
+    Interpreter,
+    account_name,
+    account_runtime_dir,
+    login_shell,
+    sftp_server,
+)
 from gateway.launchers.place import KeeperPlace
 
 
@@ -21,7 +28,7 @@ class NoneLauncher:
             home=str(workspace.home),
             tree=str(workspace.tree),
             user=account_name(),
-            runtime_dir=None,
+            runtime_dir=account_runtime_dir(),
             shell=login_shell(workspace.shell),
             sftp_server=sftp_server(self._interpreter, str(KEEPER_FOLDER)),
             agent_socket=self._agent_socket(workspace),

@@ -130,7 +130,7 @@ def test_paste_of_100_kilobytes_arrives_whole(gateway: InstalledGateway) -> None
     """More than terminal, pipe and channel window take at once: the input side needs flow control, too."""
     lines = b"".join(b"%05d %s\n" % (number, b"x" * 60) for number in range(1500))
     with shell(gateway) as terminal:
-        terminal.enter("stty -echo; cat > pasted.txt; echo pasted; stty echo")
+        terminal.enter("stty -echo; cat > pasted.txt; echo pas''ted; stty echo")
         until(lambda: gateway.rows("SELECT 1") and gateway.ssh("ls pasted.txt").returncode == 0, "cat reads")
         terminal.paste(lines)
         terminal.press("C-d")

@@ -1,4 +1,5 @@
-"""Which login shell a workspace gets: its own while that is there, never one that nobody could log in with."""
+"""Which login shell a workspace gets: its own while that is there, never one that nobody could log in with; and where
+its sockets lie."""
 
 from __future__ import annotations
 
@@ -94,3 +95,15 @@ def test_every_launcher_asks_the_workspace(
 ) -> None:
     workspace = Workspace("w1", "demo", tmp_path / "home", tmp_path / "tree", shell="/usr/bin/zsh")
     assert launcher.inside(workspace).shell == "/usr/bin/zsh"
+
+
+@pytest.mark.parametrize(("mode", "is_used"), [(0o700, True), (0o755, False), (None, False)])
+def test_without_walls_the_account_s_runtime_directory_is_used_if_it_is_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int | None, is_used: bool
+) -> None:
+    monkeypatch.setattr(inside, "RUNTIME_DIRECTORIES", tmp_path)
+    directory = tmp_path / str(os.getuid())
+    if mode is not None:
+        directory.mkdir()
+        directory.chmod(mode)
+    assert inside.account_runtime_dir() == (str(directory) if is_used else None)

@@ -290,7 +290,7 @@ async def test_output_nobody_wants_any_more_breaks_the_program_s_pipe_and_leaves
 
 
 async def test_terminal_goes_on_when_nobody_wants_its_output(stage: Stage) -> None:
-    session, channel = stage.start("read line; echo got $line; exit 3", pty=True)
+    session, _ = stage.start("read line; echo got $line; exit 3", pty=True)
     waiting = asyncio.create_task(session.run())
     session.output_unwanted()
     session.data_received(b"it\n")
