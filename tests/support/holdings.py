@@ -33,7 +33,7 @@ class Holdings:
         shell = server.ssh("-tt", "--", "true")
         assert shell.returncode == 0, (shell.stderr, gateway.log.failures())
         assert server.run(["sftp", *server.ssh_options, "-b", "/dev/null", "server"]).returncode == 0
-        # The first backup leaves one descriptor for good: SQLite may not close a file on which it holds locks elsewhere.
+        # The first backup leaves a descriptor for good: SQLite cannot close a file on which it holds locks elsewhere.
         gateway.homeport("backup", "now")
         gateway.until_no_live_row()
         until(lambda: _open_connections(gateway) == 0, "every connection ended")
