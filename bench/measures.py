@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from bench import forward
 from bench.processes import LoadProcess, Processes, memory_bytes
 from bench.servers import Server
 from bench.stock import StockClients
@@ -137,6 +138,21 @@ def _sftp(bench: Bench, server: Server) -> Samples:
     return {"sftp_put": [put], "sftp_get": [get]}
 
 
+def _forward(bench: Bench, server: Server) -> Samples:
+    size = bench.sizes.stream_bytes
+    target = forward.Target(size)
+    try:
+        with bench.stock.local_forward(server, target.port) as port:
+            return {
+                "forward_channel": forward.channel_ms(port, bench.sizes.sessions),
+                "forward_ping": [forward.ping_ms(port, bench.sizes.keystrokes)],
+                "forward_down": [forward.down_mbps(port, size)],
+                "forward_up": [forward.up_mbps(port, size)],
+            }
+    finally:
+        target.close()
+
+
 def _rate(bench: Bench, server: Server) -> Samples:
     loads = [bench.load(server, "rate", seconds=bench.sizes.rate_seconds) for _ in range(PARALLEL)]
     try:
@@ -218,6 +234,12 @@ MEASURES = (
         Row("sftp_put", "sftp put", "MB/s", is_higher_better=True),
         Row("sftp_get", "sftp get", "MB/s", is_higher_better=True),
     ), _sftp),
+    Measure("forward", (
+        Row("forward_channel", "-L, new stream and one byte back", "ms"),
+        Row("forward_ping", "-L, one byte there and back", "ms"),
+        Row("forward_down", "-L, down", "MB/s", is_higher_better=True),
+        Row("forward_up", "-L, up", "MB/s", is_higher_better=True),
+    ), _forward),
     Measure("rate", (
         Row("rate", f"connections per second, {PARALLEL} parallel", "/s", is_higher_better=True, floor=2.0),
     ), _rate),

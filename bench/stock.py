@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -108,10 +109,18 @@ class StockClients:
         return time.perf_counter() - started
 
     @contextmanager
-    def _master(self, server: Server) -> Iterator[Path]:
+    def local_forward(self, server: Server, target_port: int) -> Iterator[int]:
+        """The port of an open `ssh -L` that leads to the target."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        with self._master(server, "-L", f"127.0.0.1:{port}:127.0.0.1:{target_port}"):
+            yield port
+
+    @contextmanager
+    def _master(self, server: Server, *more: str) -> Iterator[Path]:
         """An open connection that other clients use."""
         control = self._directory / f"control-{server.name}"
-        argv = ["ssh", *_options(server), "-MN", "-o", f"ControlPath={control}", server.login.host]
+        argv = ["ssh", *_options(server), "-MN", "-o", f"ControlPath={control}", *more, server.login.host]
         child = self._processes.start(argv, environment=self._environment)
         try:
             deadline = time.monotonic() + FLOOD_DEADLINE_SECONDS
