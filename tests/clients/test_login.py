@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.support.installed import DEADLINE_SECONDS, until
+from tests.support.installed import DEADLINE_SECONDS
 from tests.support.server import Server
+from tests.support.ssh_agent import ssh_agent
 
 WRONG_KEYS = 5
 
@@ -47,9 +48,9 @@ def test_five_wrong_keys_before_the_right_one_are_no_hindrance(server: Server, w
 
 
 def test_agent_with_many_keys_finds_the_right_one(server: Server, wrong_keys: list[str]) -> None:
-    with agent(server) as socket:
-        environment = {**server.environment, "SSH_AUTH_SOCK": socket}
-        for key in (*wrong_keys, str(server.key)):
+    with ssh_agent(server.scratch / "agent", Path(wrong_keys[0])) as socket:
+        environment = {**server.environment, "SSH_AUTH_SOCK": str(socket)}
+        for key in (*wrong_keys[1:], str(server.key)):
             assert server.run(["ssh-add", "-q", key], env=environment).returncode == 0
         options = ("-o", f"IdentityAgent={socket}", "-o", "IdentitiesOnly=no", "-o", "IdentityFile=none")
         without_files = [
@@ -57,17 +58,6 @@ def test_agent_with_many_keys_finds_the_right_one(server: Server, wrong_keys: li
             "-o", "BatchMode=yes", f"{server.user}@{server.host}", "echo in",
         ]  # fmt: skip
         assert server.run(without_files).stdout == b"in\n"
-
-
-@contextmanager
-def agent(server: Server) -> Iterator[str]:
-    path = server.scratch / "agent"
-    with server.start(["ssh-agent", "-D", "-a", str(path)]) as process:
-        try:
-            until(path.exists, "the agent listens")
-            yield str(path)
-        finally:
-            process.terminate()
 
 
 def test_20_logins_at_once_with_wrong_keys_first_all_get_in(server: Server, wrong_keys: list[str]) -> None:
