@@ -21,6 +21,8 @@ HOLD_SECONDS = 0.0005
 PIPE_READ_BYTES = 64 * 1024
 # A log whose messages are kept apart gives one a read; a full pipe of them (keeper/spawn.py) is 0.5 ms of work.
 LOG_READS_MAX_AT_ONCE = 64
+# Between two turns of reading a log. What waits meanwhile has room: 64 messages, more than come in this time.
+LOG_REST_SECONDS = 0.005
 # What the kernel can hold of a terminal's output (64 KiB of flip buffers and a 4 KiB line buffer), doubled. More than
 # this after the program's end comes from a background child that keeps the terminal, and the client is not kept.
 TERMINAL_TAIL_MAX_BYTES = 128 * 1024
@@ -181,14 +183,19 @@ class LogPump(OutputPump):
     def __init__(self, fd: int, session: PumpedSession, take: Callable[[bytes], None]) -> None:
         super().__init__(fd, session)
         self._take = take
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def resume(self) -> None:
-        if self._fd is not None and not self._is_reading:
+        if self._fd is not None and not self._is_reading and self._rest_timer is None:
             self._is_reading = True
             asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
 
+    def program_ended(self) -> None:
+        self._end_rest()
+
     def close(self) -> None:
         was_open = self._fd is not None
+        self._end_rest()
         super().close()
         if was_open:
             self._take(b"")
@@ -199,11 +206,23 @@ class LogPump(OutputPump):
             try:
                 data = os.read(self._fd, PIPE_READ_BYTES)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             if not data:
                 self.close()
                 return
             self._take(data)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let some more messages come: nobody waits for a log, and each one alone would cost a turn of the loop."""
+        self.pause()
+        self._rest_timer = asyncio.get_running_loop().call_later(LOG_REST_SECONDS, self._end_rest)
+
+    def _end_rest(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+            self.resume()
 
 
 class TerminalPump(OutputPump):
