@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.installed import DEADLINE_SECONDS, InstalledGateway
+from tests.support.installed import DEADLINE_SECONDS, InstalledGateway, until
+from tests.support.server import Server
 
 # Answers each connection with what it got, upper case, once the other side has half-closed.
 SHOUTER = """
@@ -44,7 +45,7 @@ sys.stdout.buffer.write(b"".join(iter(lambda: s.recv(65536), b"")))
 
 
 @contextmanager
-def shouting_inside(gateway: InstalledGateway, path: str | None = None) -> Iterator[int]:
+def shouting_inside(gateway: InstalledGateway | Server, path: str | None = None) -> Iterator[int]:
     """A server inside the workspace, on a port of loopback, which is yielded, or on a unix path."""
     words = shlex.join(["python3", "-c", SHOUTER, *([path] if path else [])])
     with subprocess.Popen(
@@ -59,7 +60,9 @@ def shouting_inside(gateway: InstalledGateway, path: str | None = None) -> Itera
             client.kill()
 
 
-def asked_inside(gateway: InstalledGateway, *where: object, data: bytes, options: tuple[str, ...] = ()) -> bytes:
+def asked_inside(
+    gateway: InstalledGateway | Server, *where: object, data: bytes, options: tuple[str, ...] = ()
+) -> bytes:
     """What a server says to a program inside: `where` is a host and port, or a path. Empty if it cannot be reached."""
     words = shlex.join(["python3", "-c", _ASKER, *map(str, where)])
     return gateway.ssh(*options, "--", words, input=data).stdout
@@ -111,6 +114,12 @@ def shout(sock: socket.socket, data: bytes) -> bytes:
 
 def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
+
+
+def awaited(port: int) -> socket.socket:
+    """A connection as soon as somebody listens: a client with nothing but a forward does not say when it does."""
+    until(lambda: not is_refused(port), f"somebody listens on port {port}")
+    return connected(port)
 
 
 def through_socks(proxy: socket.socket, host: str, target: int) -> socket.socket:
