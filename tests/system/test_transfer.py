@@ -51,18 +51,100 @@ def test_scp_starts_in_the_tree_and_carries_files_both_ways(
 
 
 @SCP
+@pytest.mark.parametrize("missing", ["nothing-here", "nothing-*"])
 def test_scp_of_a_missing_file_fails_with_words(
-    gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...]
+    gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...], missing: str
 ) -> None:
-    done = gateway.client("scp", *protocol, "-q", "demo@gateway:nothing-here", tmp_path / "x")
+    done = gateway.client("scp", *protocol, "-q", f"demo@gateway:{missing}", tmp_path / "x")
     assert (done.returncode, b"No such file" in done.stderr) == (1, True)
 
 
-def test_scp_protocol_one_takes_names_that_are_not_utf8(gateway: InstalledGateway, tmp_path: Path) -> None:
-    gateway.ssh(b"echo latin > caf\xe9.txt")
-    done = gateway.client("scp", "-O", "-q", b"demo@gateway:caf\xe9.txt", tmp_path / "x")
-    assert (done.returncode, (tmp_path / "x").read_bytes()) == (0, b"latin\n")
-    gateway.ssh(b"rm caf\xe9.txt")
+@SCP
+def test_scp_into_a_missing_folder_fails_with_words(
+    gateway: InstalledGateway, noise: Path, protocol: tuple[str, ...]
+) -> None:
+    done = gateway.client("scp", *protocol, "-q", noise, "demo@gateway:nothing-here/x")
+    assert (done.returncode, b"No such file" in done.stderr) == (1, True)
+
+
+@SCP
+@pytest.mark.parametrize(
+    "name", [b"sp ace", b'qu"ote', b"ap'os", b"caf\xe9", b"$dollar", b"st*r", b"back\\slash", b"-dash"]
+)
+def test_scp_takes_every_name_both_ways(
+    gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...], name: bytes
+) -> None:
+    """The old protocol passes the name through the remote shell, where it has to be quoted."""
+    near = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(near)).write_bytes(name)
+    assert gateway.ssh("rm -rf named; mkdir named").returncode == 0
+    up = gateway.client("scp", *protocol, "-q", near, "demo@gateway:named")
+    assert (up.returncode, gateway.ssh("cat named/*").stdout) == (0, name)
+    # With -O only the shell unquotes; otherwise the client does, as a pattern (glob(7)).
+    special = b" \"'$*\\" if protocol else b"*\\"
+    quoted = b"".join(b"\\%c" % c if c in special else b"%c" % c for c in name)
+    check = ["-T"] if protocol else []  # the client would compare the answer with the name as it was quoted
+    down = gateway.client("scp", *protocol, *check, "-q", b"demo@gateway:named/" + quoted, tmp_path / "back")
+    assert (down.returncode, down.stderr, (tmp_path / "back").read_bytes()) == (0, b"", name)
+    gateway.ssh("rm -r named")
+
+
+def test_scp_takes_a_name_of_two_lines(gateway: InstalledGateway, tmp_path: Path) -> None:
+    """The old protocol cannot carry it."""
+    (tmp_path / "two\nlines").write_text("x")
+    assert gateway.client("scp", "-q", tmp_path / "two\nlines", "demo@gateway:").returncode == 0
+    assert gateway.client("scp", "-q", "demo@gateway:two\nlines", tmp_path / "back").returncode == 0
+    assert (gateway.ssh("cat two*; rm two*").stdout, (tmp_path / "back").read_text()) == (b"x", "x")
+
+
+@SCP
+def test_scp_takes_patterns(gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...]) -> None:
+    gateway.ssh("mkdir some; cd some; for x in a.1 b.1 c.2; do echo $x > $x; done")
+    done = gateway.client("scp", *protocol, "-q", "demo@gateway:some/*.1", tmp_path)
+    assert (done.returncode, sorted(path.name for path in tmp_path.iterdir())) == (0, ["a.1", "b.1"])
+    gateway.ssh("rm -r some")
+
+
+@SCP
+def test_scp_of_a_folder_keeps_modes_and_times_if_asked_to(
+    gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...]
+) -> None:
+    make_tree(tmp_path / "a")
+    os.utime(tmp_path / "a/d1/f1", (1_000_000_000, 1_000_000_000))
+    assert gateway.client("scp", *protocol, "-qrp", tmp_path / "a", "demo@gateway:").returncode == 0
+    assert gateway.ssh("stat -c '%a %Y' a/d0/f0 a/d1/f1").stdout.split()[::3] == [b"750", b"1000000000"]
+    assert gateway.client("scp", *protocol, "-qrp", "demo@gateway:a", tmp_path / "b").returncode == 0
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
+    gateway.ssh("rm -r a")
+
+
+@SCP
+def test_a_new_file_s_mode_is_that_of_the_client_s_under_the_usual_mask(
+    gateway: InstalledGateway, tmp_path: Path, protocol: tuple[str, ...]
+) -> None:
+    assert gateway.ssh("umask").stdout == b"0022\n"
+    for mode in (0o600, 0o666, 0o775):
+        (tmp_path / "f").write_text("")
+        (tmp_path / "f").chmod(mode)
+        gateway.client("scp", *protocol, "-q", tmp_path / "f", "demo@gateway:moded")
+        assert int(gateway.ssh("stat -c %a moded; rm moded").stdout, 8) == mode & ~0o022
+
+
+def test_a_tilde_means_the_tree_by_sftp_and_the_home_by_the_old_protocol(
+    gateway: InstalledGateway, noise: Path
+) -> None:
+    """scp in SFTP mode sends `~/x` as a path relative to where the server starts."""
+    gateway.client("scp", "-q", noise, "demo@gateway:~/by-sftp")
+    gateway.client("scp", "-O", "-q", noise, "demo@gateway:~/by-scp")
+    home = gateway.ssh("ls by-sftp && cd && ls by-scp && pwd").stdout.decode().splitlines()
+    assert home[:2] == ["by-sftp", "by-scp"]
+    gateway.client("scp", "-q", noise, f"demo@gateway:{home[2]}/by-path")
+    assert gateway.ssh("rm by-sftp && cd && rm by-scp by-path").returncode == 0
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file by its name below the folder; links are followed, as scp does."""
+    return {str(path.relative_to(folder)): digest(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 def make_tree(folder: Path) -> None:
