@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -106,6 +107,7 @@ class Gateway:
         started = time.monotonic()
         config, places = self.config, self.places
         self._resources.enter_context(StateLock(places.state_lock))
+        _take_all_descriptors()
         log_event(Event.GATEWAY_STARTED, version=__version__, pid=os.getpid())
         host_keys = await asyncio.to_thread(load_host_keys, places.keys_dir)
         self.host_key_lines = public_lines(host_keys)
@@ -321,6 +323,13 @@ class Gateway:
                 await self.handover.wait_ended()
         except TimeoutError:
             log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")
+
+
+def _take_all_descriptors() -> None:
+    """A shell starts programs with a soft limit of 1024 (systemd.exec(5) has the reasons), which two connections full
+    of forwards would exhaust. Nothing here uses select(2); programs inside get their own limit from their keeper."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _contained(coroutine: Coroutine[Any, Any, None], name: str) -> None:

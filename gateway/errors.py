@@ -11,6 +11,7 @@ GatewayError
 ├── KeeperGone             the keeper ended, or never answered
 ├── KeeperRefused          the keeper answered with an error
 │   └── KeeperDeclined     the same with the keeper's own code (launchers/conversation.py)
+├── DescriptorsExhausted   this process has no descriptor left for what was asked
 ├── ProgramFailed          the program could not be started; carries the exit status a shell would give
 ├── DisplayRefused         no X11 display can be forwarded; the message has the reason
 ├── KeyRefused             a public key line we do not accept
@@ -73,6 +74,10 @@ class KeeperGone(GatewayError):
 
 class KeeperRefused(GatewayError):
     code = "keeper_refused"
+
+
+class DescriptorsExhausted(GatewayError):
+    code = "descriptors_exhausted"
 
 
 class ProgramFailed(GatewayError):

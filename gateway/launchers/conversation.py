@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gateway.errors import KeeperGone, KeeperRefused
+from gateway.errors import DescriptorsExhausted, KeeperGone, KeeperRefused
 from gateway.keeper import protocol
 from gateway.launchers.answers import Answer, AnswerWrong
 from gateway.launchers.descriptors import DescriptorWrong, close_all
@@ -110,14 +111,16 @@ class Conversation:
         self._wire.send({"id": self._next_id, "verb": verb, **fields})
         self._calls[self._next_id] = call
 
-    def _take_message(self, message: protocol.Message, fds: list[int]) -> None:
+    def _take_message(self, message: protocol.Message, fds: list[int] | None) -> None:
         request_id, error = message.get("id"), message.get("error")
         if request_id is None and "event" in message and not fds:
             self._on_event(message)
             return
         call = self._calls.pop(request_id, None) if isinstance(request_id, int) else None
         if call is None:
-            self._give_up("an answer to no request", fds)
+            self._give_up("an answer to no request", fds or [])
+        elif fds is None:
+            _starve(call)
         elif isinstance(error, dict) and not fds:
             if not call.future.done():
                 call.future.set_exception(_declined(error))
@@ -134,7 +137,11 @@ class Conversation:
             try:
                 result = call.take(Answer(values, fds))
             except (AnswerWrong, DescriptorWrong, OSError) as wrong:
-                self._fail(call, str(wrong), fds)
+                if isinstance(wrong, OSError) and wrong.errno in (errno.EMFILE, errno.ENFILE):
+                    close_all(fds)
+                    _starve(call)
+                else:
+                    self._fail(call, str(wrong), fds)
             else:
                 call.future.set_result(result)
 
@@ -147,6 +154,13 @@ class Conversation:
         """No second chance: a keeper that breaks its word once is not ours any more."""
         close_all(fds)
         self.end(reason)
+
+
+def _starve(call: _Call) -> None:
+    """The keeper kept its word, and we had no descriptor left to take it by: only this call fails, and is undone."""
+    if not call.future.done():
+        call.future.set_exception(DescriptorsExhausted("the gateway has no descriptor left; try again in a moment"))
+    call.undo(None)
 
 
 def _undo_if_answered(call: _Call) -> None:

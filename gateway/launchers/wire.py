@@ -26,13 +26,14 @@ class MessageTooLong(Exception):
 
 
 class Wire:
-    """Owns the socket. `on_message` gets each message; `on_end` is called once, with a reason ("" for a plain end)."""
+    """Owns the socket. `on_message` gets each message, with None where this process had no room for its descriptors;
+    `on_end` is called once, with a reason ("" for a plain end)."""
 
     def __init__(
         self,
         connection: socket.socket,
         *,
-        on_message: Callable[[protocol.Message, list[int]], None],
+        on_message: Callable[[protocol.Message, list[int] | None], None],
         on_end: Callable[[str], None],
     ) -> None:
         connection.setblocking(False)
@@ -114,8 +115,12 @@ class Wire:
         if size == 0 and not fds:
             self._end("")
             return False
+        # Fewer descriptors arrived than were sent, though there was room for them here: the kernel could not make them
+        # ours (RLIMIT_NOFILE). That is no lie of the keeper's, and its other programs shall not end of it.
+        cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+        is_starved = cut == socket.MSG_CTRUNC and len(fds) < protocol.DESCRIPTORS_MAX
         # A message cut short may still have installed the descriptors that fitted.
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > protocol.DESCRIPTORS_MAX:
+        if (cut and not is_starved) or len(fds) > protocol.DESCRIPTORS_MAX:
             close_all(fds)
             self._end("a message larger than may be")
             return False
@@ -125,7 +130,9 @@ class Wire:
             close_all(fds)
             self._end(f"a malformed message: {error}")
             return False
-        self._on_message(message, fds)
+        if is_starved:
+            close_all(fds)
+        self._on_message(message, None if is_starved else fds)
         return True
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from pathlib import Path
 
 import pytest
 
+from gateway import app
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.events import Event
@@ -44,6 +46,17 @@ async def test_a_task_that_waits_for_ever_does_not_hold_up_the_stop(tmp_path: Pa
         await gateway._stop()
     assert waiting.cancelled()
     assert not_begun.cancelled()
+
+
+def test_the_gateway_takes_all_descriptors_it_may_have() -> None:
+    """Under a shell's soft limit of 1024, two connections full of forwards left none for anybody's login."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        app._take_all_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def _never() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from gateway.errors import KeeperGone, KeeperRefused, ProgramFailed
+from gateway.errors import DescriptorsExhausted, KeeperGone, KeeperRefused, ProgramFailed
 from gateway.interfaces import Program, ProgramExit, ProgramSpec, Terminal, WindowSize
 from gateway.keeper import protocol
 from gateway.launchers.link import KeeperLink
@@ -202,6 +203,50 @@ async def test_descriptors_beyond_three_or_unasked_end_the_link(liar: Liar) -> N
         with pytest.raises(KeeperGone):
             await task
         other.socket.close()
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """RLIMIT_NOFILE bounds the number of the next descriptor, so this process gets only so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(count + 1)]
+    for fd in free:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_an_answer_we_have_no_descriptor_for_is_undone_and_harms_no_other_program(liar: Liar, left: int) -> None:
+    """One client full of forwards ended the sessions of everybody in its workspace: the keeper was called a liar."""
+    with ExitStack() as stack:
+        program = await start(liar, {"pid": 5}, terminal_fds(stack)[0])
+        pipes = [stack.enter_context(os.fdopen(fd, "rb" if end == 0 else "wb", 0))
+                 for _ in range(3) for end, fd in enumerate(os.pipe())]  # fmt: skip
+        sent = [pipes[1].fileno(), pipes[2].fileno(), pipes[4].fileno()]
+        task = asyncio.create_task(liar.link.start(spec(terminal=False)))
+        request = await liar.request()
+        liar.say({"id": request["id"], "ok": {"pid": 6}}, *sent)
+        with descriptors_left(left), pytest.raises(DescriptorsExhausted):
+            await task
+        undone = [await liar.request(), await liar.request()]
+    assert [message["verb"] for message in undone] == ["hang-up", "forget"]
+    assert not liar.link.closed.is_set()
+    assert not program.exited.done()
+    os.close(program.terminal_fd or 0)
+
+
+async def test_a_socket_we_have_no_descriptor_to_look_at_is_not_the_keepers_fault(liar: Liar) -> None:
+    with socket.socket() as made:
+        task = asyncio.create_task(liar.link.tcp_socket(socket.AF_INET))
+        request = await liar.request()
+        liar.say({"id": request["id"], "ok": {}}, made.fileno())
+        with descriptors_left(1), pytest.raises(DescriptorsExhausted):
+            await task
+    assert not liar.link.closed.is_set()
 
 
 async def test_a_list_that_does_not_end_ends_the_link(liar: Liar) -> None:
