@@ -52,9 +52,14 @@ class AgentSocket:
         return listener
 
     def withdraw(self) -> None:
-        """Remove the socket, unless something else lies there by now: another gateway's, during a handover."""
+        """Remove the socket, unless something else lies there by now: another gateway's, during a handover.
+
+        Where that is not allowed any more it stays, without anybody who listens: without walls a program may have
+        closed the directory.
+        """
         if self.is_published:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         self._identity = None
 
     def remove_remains(self) -> None:

@@ -109,3 +109,16 @@ def test_failed_publication_leaves_nothing(directory: Path, monkeypatch: pytest.
         agent.publish()
     assert os.listdir(directory) == []
     assert not agent.is_published
+
+
+def test_socket_that_may_not_be_removed_any_more_is_left(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without walls a program can close the directory; that must not keep a connection from ending."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    agent = AgentSocket(directory)
+    with agent.publish():
+        monkeypatch.setattr(Path, "unlink", refuse)
+        agent.withdraw()
+    assert not agent.is_published
