@@ -39,6 +39,10 @@ LOOPBACK_V4, LOOPBACK_V6 = ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Add
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 _DISCARD_PORT = 9  # nothing is ever sent there
 _SHOWN_MAX_CHARACTERS = 255
+# No longer name means anything (RFC 1035 §2.3.4, unix(7)), and a client may send a quarter of a megabyte: to look up,
+# to keep beside a listener, and to hear again with each stream from it.
+HOST_MAX_CHARACTERS = 255
+PATH_MAX_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Forwards:
         _require(access.may_forward(principal, workspace), target)
         if isinstance(target, UnixTarget):
             return await self._dial_path(workspace, target)
+        _require_host(target)
         addresses = await _resolve(target.host)
         for address in addresses:  # one bad one refuses the whole name
             _require(
@@ -122,6 +127,8 @@ class Forwards:
         """Listening sockets for a tcpip-forward or streamlocal-forward. Raises as `dial` does."""
         port = target.port if isinstance(target, TcpTarget) else 0
         _require(access.may_listen(principal, workspace, port), target, what="listening on")
+        if isinstance(target, TcpTarget):
+            _require_host(target)
         keeper = await self._keepers.keeper_for(workspace)
         if isinstance(target, UnixTarget):
             path = self._inside(workspace, target)
@@ -148,12 +155,20 @@ class Forwards:
         return sock
 
     def _inside(self, workspace: Workspace, target: UnixTarget) -> bytes:
-        return os.path.join(os.fsencode(self._launcher.inside(workspace).tree), target.path)  # noqa: PTH118
+        path = os.path.join(os.fsencode(self._launcher.inside(workspace).tree), target.path)  # noqa: PTH118
+        if len(path) > PATH_MAX_BYTES:
+            raise OSError(errno.ENAMETOOLONG, f"a unix socket's path has at most {PATH_MAX_BYTES} bytes")
+        return path
 
 
 def _require(decision: Decision, target: Target, *, what: str = "forwarding to") -> None:
     if not decision.is_allowed:
         raise LoginRefused(f"{what} {target} refused: {decision.reason}")
+
+
+def _require_host(target: TcpTarget) -> None:
+    if len(target.host) > HOST_MAX_CHARACTERS:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 # ------------------------------------------------------------------------------------------------- addresses

@@ -114,6 +114,21 @@ async def test_what_is_no_address_and_no_name_is_refused(host: str, monkeypatch:
         await forwards._resolve(host)
 
 
+@pytest.mark.parametrize("listens", [False, True])
+async def test_names_longer_than_any_are_not_looked_up_nor_kept(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, *, listens: bool
+) -> None:
+    """A client may send a quarter of a megabyte: a second of a resolver, and sent again with each stream it brings."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up"))
+    reach = forwards_into(inside)
+    act = reach.listen if listens else reach.dial
+    with pytest.raises(socket.gaierror):
+        await act(ADA, HERE, TcpTarget("a." * 128, 2000))
+    with pytest.raises(OSError, match="at most 107 bytes"):
+        await act(ADA, HERE, UnixTarget(b"/" + b"\x01" * 107))
+    assert inside.made == []
+
+
 async def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwards, "RESOLVE_SECONDS", 0.01)
     loop = asyncio.get_running_loop()
