@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -179,6 +180,14 @@ def test_quotes_and_what_looks_like_a_suffix_stay_in_the_name() -> None:
 def test_two_names_that_cannot_be_told_apart_are_marked() -> None:
     told = Told().say(b'rename old "a" new "b" new "c"')
     assert [row.get("is_ambiguous") for row, _ in told.end()] == [True]
+
+
+def test_names_full_of_what_looks_like_their_end_cost_no_time() -> None:
+    """Each possible end was tried with all that follows: half a millisecond for the longest message sftp-server writes,
+    and minutes for one of this length, which a program could write to a pipe that is not kept apart."""
+    started = time.process_time()
+    assert Told().say(b'rename old "' + b'" new "' * 30_000 + b"x").end()
+    assert time.process_time() - started < 2
 
 
 def test_a_name_with_line_ends_cannot_pass_for_a_message(complaints: list[object]) -> None:
