@@ -21,6 +21,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,13 @@ from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
 from gateway.ssh.forward_requests import ForwardRequests
 from gateway.ssh.forwards import ConnectionForwards
-from gateway.ssh.window import ForwardWire, refuse_tiny_packets
+from gateway.ssh.window import (
+    NARROW_WINDOW_BYTES,
+    WIDE_STREAMS_MAX,
+    WINDOW_BYTES,
+    ForwardWire,
+    refuse_tiny_packets,
+)
 from gateway.ssh.x11 import X11Forwarding
 
 if TYPE_CHECKING:
@@ -147,11 +154,12 @@ class Connection(ForwardRequests):
                 session.resume_writing()
 
     def _cleanup(self, exc: Exception | None) -> None:
-        self.forwards.close()
-        self.agent.end()
-        self.x11.end()
-        super()._cleanup(exc)
-        self.server.connection_ended(self)
+        with contextlib.ExitStack() as steps:  # all of them, last first, whatever goes wrong in one
+            steps.callback(self.server.connection_ended, self)
+            steps.callback(super()._cleanup, exc)
+            steps.callback(self.x11.end)
+            steps.callback(self.agent.end)
+            steps.callback(self.forwards.close)
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         if pkttype == MSG_IGNORE and self._auth_complete:
@@ -271,7 +279,14 @@ class Connection(ForwardRequests):
         self, encoding: str | None = None, errors: str = "strict", window: int = 0, max_pktsize: int = 0
     ) -> asyncssh.SSHTCPChannel[Any]:
         self._update_recv_pktlen(max_pktsize or self._max_pktsize)
-        return ForwardWire(self, self._loop, encoding, errors, window or self._window, max_pktsize or self._max_pktsize)
+        window = window or self.forward_window_bytes
+        return ForwardWire(self, self._loop, encoding, errors, window, max_pktsize or self._max_pktsize)
+
+    @property
+    def forward_window_bytes(self) -> int:
+        """What one more forwarded stream may have on its way to a program."""
+        is_wide = self.forwards.stream_count + self.inward_count < WIDE_STREAMS_MAX
+        return WINDOW_BYTES if is_wide else NARROW_WINDOW_BYTES
 
 
 def _is_strong(signature: bytes) -> bool:

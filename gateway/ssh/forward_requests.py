@@ -10,7 +10,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import asyncssh
-from asyncssh.packet import SSHPacket
+from asyncssh.constants import DISC_PROTOCOL_ERROR
+from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from gateway.forwards import Target, TcpTarget, UnixTarget
 from gateway.ssh.forwarding import ForwardChannel
@@ -27,9 +28,13 @@ class ForwardRequests(GlobalRequests):
     forwards: ConnectionForwards
 
     def answer_global_request(self, answer: bool | bytes) -> None:
-        """Answer the oldest one that waits."""
-        if not self.is_closed():
+        """Answer the oldest one that waits. The next one is read with it, and may be malformed."""
+        if self.is_closed():
+            return
+        try:
             self._report_global_response(answer)
+        except (PacketDecodeError, asyncssh.DisconnectError) as error:
+            self.disconnect(DISC_PROTOCOL_ERROR, str(error))
 
     def _process_direct_tcpip_open(self, packet: SSHPacket) -> Any:
         refuse_tiny_packets(packet)

@@ -14,6 +14,11 @@ import asyncssh
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
 
+# The client is gone; what it sent last goes to a program that still reads. One that does not would keep a descriptor
+# and a buffer here for as long as it likes, and nothing counts them any more.
+UNREAD_SECONDS = 5.0
+UNREAD_MAX_SECONDS = 60.0  # however slowly it reads
+
 
 class ForwardChannel(asyncssh.SSHTCPSession[bytes]):
     """The channel's side. Its peer is `_SocketSide`; whichever ends first ends the other."""
@@ -69,7 +74,7 @@ class ForwardChannel(asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._chan = None
         if self._socket_side is not None:
-            self._socket_side.close()
+            self._socket_side.close_soon()
         self._on_ended(self.bytes_in, self.bytes_out)
 
     # ------------------------------------------------------------------------------- from the socket's side
@@ -113,6 +118,7 @@ class _SocketSide(asyncio.Protocol):
     def __init__(self, forward: ForwardChannel) -> None:
         self._forward = forward
         self._transport: Any = None
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -131,6 +137,8 @@ class _SocketSide(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         self._forward.socket_closed()
 
     def pause_writing(self) -> None:
@@ -156,5 +164,25 @@ class _SocketSide(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
+        """Once all is written, however long that takes."""
         if self._transport is not None:
             self._transport.close()
+
+    def close_soon(self) -> None:
+        """Once all is written, as long as there is somebody who reads it."""
+        self.close()
+        if self._transport is not None and self._unread_timer is None:
+            self._wait_for_reader(self._transport.get_write_buffer_size(), UNREAD_MAX_SECONDS)
+
+    def _wait_for_reader(self, unread_bytes: int, seconds_left: float) -> None:
+        if unread_bytes:  # else it closes by itself, now
+            self._unread_timer = asyncio.get_running_loop().call_later(
+                UNREAD_SECONDS, self._abort_unread, unread_bytes, seconds_left - UNREAD_SECONDS
+            )
+
+    def _abort_unread(self, unread_bytes_before: int, seconds_left: float) -> None:
+        unread_bytes = self._transport.get_write_buffer_size()
+        if seconds_left > 0 and unread_bytes < unread_bytes_before:
+            self._wait_for_reader(unread_bytes, seconds_left)
+        else:
+            self._transport.abort()

@@ -89,7 +89,7 @@ class ConnectionForwards:
     def __init__(self, connection: Connection, gate: ForwardGate) -> None:
         self._connection = connection
         self._gate = gate
-        self._stream_count = 0  # open, and being opened
+        self.stream_count = 0  # open, and being opened
         self._listeners: dict[Target, _Served] = {}
         self._under_way: set[asyncio.Task[Any]] = set()  # ends with the connection: nobody waits for it any more
 
@@ -259,13 +259,13 @@ class ConnectionForwards:
 
     def _count_stream(self, change: int) -> None:
         was_full = self._is_full
-        self._stream_count += change
+        self.stream_count += change
         if self._is_full != was_full:
             self._pause_or_resume()
 
     @property
     def _is_full(self) -> bool:
-        return self._stream_count >= self._connection.server.settings.forwards_per_connection_max
+        return self.stream_count >= self._connection.server.settings.forwards_per_connection_max
 
     def _pause_or_resume(self) -> None:
         """At the limit what comes waits with the kernel."""

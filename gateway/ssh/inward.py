@@ -37,7 +37,8 @@ class InwardWire(ForwardWire):
 
     def __init__(self, connection: Connection) -> None:
         connection._update_recv_pktlen(connection._max_pktsize)
-        super().__init__(connection, connection._loop, None, "strict", connection._window, connection._max_pktsize)
+        window = connection.forward_window_bytes
+        super().__init__(connection, connection._loop, None, "strict", window, connection._max_pktsize)
         connection.inward_count += 1
 
     def give_up(self) -> None:

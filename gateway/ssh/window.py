@@ -17,6 +17,10 @@ from asyncssh.packet import SSHPacket, UInt32
 WINDOW_BYTES = 1024 * 1024
 # Until there is somebody to read it: a client may open many channels and start nothing in them.
 EARLY_WINDOW_BYTES = 64 * 1024
+# So many forwarded streams of a connection have a whole window; those beyond have less, or a client that fills five
+# hundred of them, for a program that reads none, would have half a gigabyte lie here.
+WIDE_STREAMS_MAX = 32
+NARROW_WINDOW_BYTES = 64 * 1024
 # The smallest maximum packet size in use is a few KiB; at 1 byte, 64 KiB of output took a second to cut up.
 CHANNEL_PACKET_MIN_BYTES = 256
 PACKETS_TOO_SMALL = "the maximum packet size is too small"
@@ -60,6 +64,7 @@ class ForwardWire(BoundedInput, asyncssh.SSHTCPChannel[bytes]):
         """The client's answer to a channel that we open; it may come when nobody waits for it any more."""
         if send_pktsize < CHANNEL_PACKET_MIN_BYTES:
             raise asyncssh.ProtocolError(PACKETS_TOO_SMALL)
+        packet.check_end()  # asyncssh looks later, in the task that waits, which fails of it
         is_given_up = self._open_waiter is not None and self._open_waiter.cancelled()
         super().process_open_confirmation(send_chan, send_window, send_pktsize, packet)
         if is_given_up:

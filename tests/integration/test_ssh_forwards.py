@@ -24,8 +24,10 @@ from asyncssh.packet import Boolean, String, UInt32
 from gateway import acceptor
 from gateway.errors import KeeperGone, LoginRefused
 from gateway.forwards import Target, TcpTarget, UnixTarget
-from gateway.ssh import forwards
+from gateway.ssh import connection as transport
+from gateway.ssh import forwarding, forwards
 from gateway.ssh.facts import ConnectionFacts
+from gateway.ssh.window import NARROW_WINDOW_BYTES, WINDOW_BYTES
 from tests.integration.test_ssh_connection import House, StreamRecord, open_house
 from tests.integration.test_ssh_hostile import until
 
@@ -267,9 +269,9 @@ class Silent:
         packet.get_string()
         self.offers.append(packet.get_uint32())
 
-    def answer(self, offer: int, *, packet_bytes: int = 32768) -> None:
+    def answer(self, offer: int, *, packet_bytes: int = 32768, more: bytes = b"") -> None:
         self.client.send_packet(
-            MSG_CHANNEL_OPEN_CONFIRMATION, UInt32(offer), UInt32(OURS), UInt32(1 << 20), UInt32(packet_bytes)
+            MSG_CHANNEL_OPEN_CONFIRMATION, UInt32(offer), UInt32(OURS), UInt32(1 << 20), UInt32(packet_bytes), more
         )
 
     def process_packet(self, kind: int, *_: object) -> None:
@@ -317,15 +319,22 @@ async def test_unanswered_streams_keep_their_places_so_that_they_cannot_gather(
             writer.close()
 
 
-async def test_a_client_that_answers_with_tiny_packets_is_cut_off(house: House) -> None:
-    """One byte in each packet: a stream of megabytes would cost everybody seconds."""
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"packet_bytes": 1},  # a stream of megabytes, one byte in each packet, would cost everybody seconds
+        {"more": b"?"},  # met in a task of ours, it was a traceback for the operator
+    ],
+    ids=["tiny packets", "too long"],
+)
+async def test_a_client_that_answers_as_none_does_is_cut_off(house: House, answer: dict[str, Any]) -> None:
     listener = house.gatehouse.listen_answer = InsideListener()
     async with house.client() as client:
         await listen(client)
         silent = Silent(client)
         reader, writer = await listener.connect()
         await until(lambda: silent.offers)
-        silent.answer(silent.offers[0], packet_bytes=1)
+        silent.answer(silent.offers[0], **answer)
         async with asyncio.timeout(10):
             await client.wait_closed()
             assert await _rest(reader) == b""
@@ -400,6 +409,95 @@ async def test_listeners_and_their_streams_end_with_the_connection(house: House)
     assert not listener.is_listening
     await until(lambda: descriptors() <= before)
     assert house.gatehouse.streams[0].bytes == (1, 0)
+
+
+def stream_to_a_program(house: House) -> socket.socket:
+    """The program's end of the next forward; it reads nothing by itself."""
+    near, program = socket.socketpair()
+    for end in (near, program):
+        end.setblocking(False)
+    house.gatehouse.dial_answer = near
+    return program
+
+
+async def test_a_program_that_does_not_read_holds_nothing_of_a_client_that_is_gone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each such stream kept a descriptor and its last bytes, uncounted, for as long as the program liked."""
+    monkeypatch.setattr(forwarding, "UNREAD_SECONDS", 0.02)
+    before = descriptors()
+    async with house.client() as client:
+        program = stream_to_a_program(house)
+        _, writer = await client.open_connection("localhost", 80, encoding=None)
+        writer.write(bytes(WINDOW_BYTES))
+        (connection,) = house.server._connections
+        (wire,) = connection._channels.values()
+        await until(lambda: wire._recv_paused)
+        client.abort()
+    await until(lambda: descriptors() <= before + 1)  # the program's own
+    program.close()
+
+
+async def test_a_program_that_reads_on_gets_what_its_client_sent_last(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "UNREAD_SECONDS", 1)
+    sent = os.urandom(WINDOW_BYTES)
+    async with house.client() as client:
+        program = stream_to_a_program(house)
+        _, writer = await client.open_connection("localhost", 80, encoding=None)
+        writer.write(sent)
+        writer.close()
+        reader, program_writer = await asyncio.open_connection(sock=program)
+        async with asyncio.timeout(10):
+            assert await reader.read() == sent
+        program_writer.close()
+
+
+async def test_streams_beyond_the_first_may_have_less_on_their_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred whole windows for programs that do not read were half a gigabyte of one connection's."""
+    monkeypatch.setattr(transport, "WIDE_STREAMS_MAX", 2)
+    programs = []
+    async with house.client() as client:
+        for port in range(1, 4):
+            programs.append(stream_to_a_program(house))
+            _, writer = await client.open_connection("localhost", port, encoding=None)
+            writer.write(bytes(3 * WINDOW_BYTES))
+        (connection,) = house.server._connections
+        windows = [wire._init_recv_window for wire in connection._channels.values()]
+        assert windows == [WINDOW_BYTES, WINDOW_BYTES, NARROW_WINDOW_BYTES]
+        reader, program_writer = await asyncio.open_connection(sock=programs[-1])
+        async with asyncio.timeout(10):
+            assert await reader.readexactly(3 * WINDOW_BYTES) == bytes(3 * WINDOW_BYTES)
+        program_writer.close()
+        client.abort()
+    for program in programs[:-1]:
+        program.close()
+
+
+async def test_a_malformed_request_behind_a_slow_one_ends_the_connection(house: House) -> None:
+    """It is read when the slow one is answered, in a task of ours, which failed of it and left the others waiting."""
+    release = asyncio.Event()
+    listener = InsideListener()
+
+    async def slow(*_: object) -> InsideListener:
+        await release.wait()
+        return listener
+
+    house.gatehouse.listen = slow  # type: ignore[method-assign, assignment]
+    async with house.client() as client:
+        first = asyncio.create_task(request(client, b"tcpip-forward", String(""), UInt32(0)))
+        malformed = asyncio.create_task(client._make_global_request(b"tcpip-forward", String("no port")))
+        (connection,) = house.server._connections
+        await until(lambda: len(connection._global_request_queue) == 2)
+        release.set()
+        assert (await first)[0]
+        async with asyncio.timeout(10):
+            await client.wait_closed()
+            await malformed
+    await until(lambda: listener.is_closed)
 
 
 async def test_a_request_under_way_ends_with_the_connection(house: House) -> None:

@@ -217,14 +217,35 @@ async def test_two_sessions_that_ask_at_once_are_one_forwarder(scene: Scene) -> 
     await scene.gatehouse.until(lambda: scene.gatehouse.left_count == 1)
 
 
-@pytest.mark.parametrize("refusal", [LoginRefused("off"), OSError(28, "No space left on device")])
-async def test_refused_agent_is_said_and_the_session_goes_on(scene: Scene, refusal: Exception) -> None:
-    scene.gatehouse.refusal = refusal
+@pytest.mark.parametrize("refusal", [lambda: LoginRefused("off"), lambda: OSError(28, "No space left on device")])
+async def test_refused_agent_is_said_and_the_session_goes_on(scene: Scene, refusal: Callable[[], Exception]) -> None:
+    scene.gatehouse.refusal = refusal()
     async with scene.client() as client:
         channel = await open_channel(client)
         assert not await channel._make_request(AGENT_REQUEST)
         await run_shell(channel)
     assert not scene.gatehouse.requests[0].forwards_agent
+
+
+async def test_connection_is_counted_out_whatever_goes_wrong_at_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that could not be removed kept its connection for ever, and the stop of the gateway waiting for it."""
+
+    async def forward_agent(*_: object) -> Callable[[], None]:
+        return fail
+
+    def fail() -> None:
+        raise OSError(30, "Read-only file system")
+
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+    monkeypatch.setattr(scene.gatehouse, "forward_agent", forward_agent)
+    async with forwarding(scene):
+        pass
+    await scene.gatehouse.until(lambda: scene.gatehouse.logouts)
+    assert scene.server.connection_count == 0
+    assert [type(context["exception"]) for context in failures] == [OSError]  # and the operator hears of it
 
 
 async def test_agents_switched_off_are_refused_without_a_question() -> None:
