@@ -123,12 +123,14 @@ def awaited(port: int) -> socket.socket:
 
 
 def through_socks(proxy: socket.socket, host: str, target: int) -> socket.socket:
-    """A SOCKS5 connection by name, as VS Code makes them (RFC 1928)."""
+    """A SOCKS5 connection by name, as VS Code makes them (RFC 1928). Raises ConnectionRefusedError."""
     proxy.sendall(b"\x05\x01\x00")
     assert proxy.recv(2) == b"\x05\x00"
     proxy.sendall(b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + struct.pack(">H", target))
     answer = proxy.recv(10)
-    assert answer[1] == 0, f"refused with {answer[1]}"
+    if answer[1:2] != b"\0":  # ssh says nothing, and closes, where the other side refused
+        proxy.close()
+        raise ConnectionRefusedError(f"{host}:{target}: {answer!r}")
     return proxy
 
 
