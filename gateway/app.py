@@ -24,12 +24,12 @@ from typing import Any
 from admin_http import AdminServer
 from gateway import __version__, notify
 from gateway.access import OwnPorts
-from gateway.agents import Agents
 from gateway.config import Address, Config, config_file
-from gateway.displays import Displays
 from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
-from gateway.forwards import Forwards
+from gateway.forwarding.agents import Agents
+from gateway.forwarding.displays import Displays
+from gateway.forwarding.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
 from gateway.ids import new_id

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway import access
-from gateway.agents import AgentForwarder, Agents
-from gateway.displays import Carry, Display, DisplayRequest, Displays
 from gateway.errors import LoginRefused
 from gateway.events import Event
-from gateway.forward_record import ForwardKind, ForwardRecord
-from gateway.forwards import Forwards, Listening, Target
+from gateway.forwarding.agents import AgentForwarder, Agents
+from gateway.forwarding.displays import Carry, Display, DisplayRequest, Displays
+from gateway.forwarding.forwards import Forwards, Listening, Target
+from gateway.forwarding.record import ForwardKind, ForwardRecord
 from gateway.interfaces import AccessKey, Principal, SessionRequest, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_failure

@@ -21,7 +21,7 @@ LISTEN_BACKLOG = 64
 
 
 class AgentSocket:
-    """Implements gateway.agents.AgentPath. All calls are short; none waits."""
+    """Implements gateway.forwarding.agents.AgentPath. All calls are short; none waits."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,6 +1,6 @@
 """Agent forwarding of one connection (auth-agent-req@openssh.com): asked for by any of its sessions, done for all.
 
-Which connection answers in a workspace, and at which path, is decided in gateway/agents.py.
+Which connection answers in a workspace, and at which path, is decided in gateway/forwarding/agents.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.forward_record import ForwardKind
-from gateway.local_clients import Ends
+from gateway.forwarding.local_clients import Ends
+from gateway.forwarding.record import ForwardKind
 from gateway.ssh.facts import facts_of
 from gateway.ssh.inward import carry, explain
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AgentForwarding:
-    """Implements gateway.agents.AgentForwarder."""
+    """Implements gateway.forwarding.agents.AgentForwarder."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

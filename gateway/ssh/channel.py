@@ -15,8 +15,8 @@ from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_CLOSE
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from gateway.config import SshSettings
-from gateway.displays import Display, DisplayRequest, display_request
 from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_variable
+from gateway.forwarding.displays import Display, DisplayRequest, display_request
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
 from gateway.session import ChannelSink

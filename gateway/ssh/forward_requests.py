@@ -13,10 +13,10 @@ import asyncssh
 from asyncssh.constants import DISC_PROTOCOL_ERROR
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
-from gateway.forwards import Target, TcpTarget, UnixTarget
-from gateway.ssh.forwarding import ForwardChannel
+from gateway.forwarding.forwards import Target, TcpTarget, UnixTarget
 from gateway.ssh.forwards import ConnectionForwards
 from gateway.ssh.requests import GlobalRequests
+from gateway.ssh.stream import ForwardChannel
 from gateway.ssh.window import refuse_tiny_packets
 
 _Opening = tuple["asyncssh.SSHTCPChannel[bytes]", Coroutine[Any, Any, ForwardChannel]]

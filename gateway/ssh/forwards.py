@@ -18,11 +18,11 @@ import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import String, UInt32
 
-from gateway.acceptor import Acceptor
 from gateway.errors import GatewayError, LoginRefused
-from gateway.forwards import Target, TcpTarget, UnixTarget
+from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.forwards import Target, TcpTarget, UnixTarget
 from gateway.ssh.facts import ConnectionFacts, facts_of
-from gateway.ssh.forwarding import ForwardChannel
+from gateway.ssh.stream import ForwardChannel
 
 if TYPE_CHECKING:
     from gateway.ssh.connection import Connection
@@ -35,7 +35,7 @@ Peer = tuple[str, int]
 
 
 class Record(Protocol):
-    """What is written down of a forward (gateway/forward_record.py)."""
+    """What is written down of a forward (gateway/forwarding/record.py)."""
 
     def opened(self) -> None: ...
 

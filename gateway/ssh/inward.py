@@ -13,9 +13,9 @@ from asyncssh.constants import OPEN_RESOURCE_SHORTAGE
 
 from gateway.errors import GatewayError
 from gateway.events import Event
-from gateway.forward_record import ForwardKind
+from gateway.forwarding.record import ForwardKind
 from gateway.log import log_event
-from gateway.ssh.forwarding import ForwardChannel
+from gateway.ssh.stream import ForwardChannel
 from gateway.ssh.window import ForwardWire
 
 if TYPE_CHECKING:

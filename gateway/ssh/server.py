@@ -12,11 +12,11 @@ from asyncssh.connection import SSHServerConnectionOptions
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 
 from gateway import __version__
-from gateway.agents import AgentForwarder
 from gateway.config import SshSettings
-from gateway.displays import Carry, Display, DisplayRequest
 from gateway.errors import StartRefused
 from gateway.events import Event
+from gateway.forwarding.agents import AgentForwarder
+from gateway.forwarding.displays import Carry, Display, DisplayRequest
 from gateway.interfaces import AccessKey, SessionRequest
 from gateway.log import log_event
 from gateway.session import Channel

@@ -1,6 +1,6 @@
 """X11 forwarding of one connection (RFC 4254 §6.3): each session that asks has a display of its own.
 
-The display itself is made by gateway/displays.py.
+The display itself is made by gateway/forwarding/displays.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncssh.packet import String, UInt32
 
-from gateway.displays import Display, DisplayRequest
-from gateway.forward_record import ForwardKind
+from gateway.forwarding.displays import Display, DisplayRequest
+from gateway.forwarding.record import ForwardKind
 from gateway.ssh.facts import facts_of
 from gateway.ssh.inward import carry, explain
 

@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway.events import Event
-from gateway.forward_record import ForwardKind
+from gateway.forwarding.record import ForwardKind
 from gateway.interfaces import EndReason, SessionKind
 from gateway.log import log_failure
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import Address, SshSettings
 from gateway.errors import LoginRefused
-from gateway.forwards import Target
+from gateway.forwarding.forwards import Target
 from gateway.interfaces import AccessKey, ProgramExit, SessionKind, SessionRequest, WindowSize
 from gateway.session import Channel
 from gateway.ssh.facts import ConnectionFacts

@@ -21,11 +21,11 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, String, UInt32
 
-from gateway import acceptor
 from gateway.errors import KeeperGone, LoginRefused
-from gateway.forwards import Target, TcpTarget, UnixTarget
+from gateway.forwarding import acceptor
+from gateway.forwarding.forwards import Target, TcpTarget, UnixTarget
 from gateway.ssh import connection as transport
-from gateway.ssh import forwarding, forwards
+from gateway.ssh import forwards, stream
 from gateway.ssh.facts import ConnectionFacts
 from gateway.ssh.window import NARROW_WINDOW_BYTES, WINDOW_BYTES
 from tests.integration.test_ssh_connection import House, StreamRecord, open_house
@@ -424,7 +424,7 @@ async def test_a_program_that_does_not_read_holds_nothing_of_a_client_that_is_go
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each such stream kept a descriptor and its last bytes, uncounted, for as long as the program liked."""
-    monkeypatch.setattr(forwarding, "UNREAD_SECONDS", 0.02)
+    monkeypatch.setattr(stream, "UNREAD_SECONDS", 0.02)
     before = descriptors()
     async with house.client() as client:
         program = stream_to_a_program(house)
@@ -441,7 +441,7 @@ async def test_a_program_that_does_not_read_holds_nothing_of_a_client_that_is_go
 async def test_a_program_that_reads_on_gets_what_its_client_sent_last(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarding, "UNREAD_SECONDS", 1)
+    monkeypatch.setattr(stream, "UNREAD_SECONDS", 1)
     sent = os.urandom(WINDOW_BYTES)
     async with house.client() as client:
         program = stream_to_a_program(house)

@@ -19,9 +19,9 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
-from gateway.agents import AgentForwarder
-from gateway.displays import Carry, Display, DisplayRequest
 from gateway.errors import DisplayRefused, LoginRefused
+from gateway.forwarding.agents import AgentForwarder
+from gateway.forwarding.displays import Carry, Display, DisplayRequest
 from gateway.ssh import inward, x11
 from gateway.ssh.connection import Connection
 from gateway.ssh.facts import ConnectionFacts

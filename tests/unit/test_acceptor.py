@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.acceptor import Acceptor
+from gateway.forwarding.acceptor import Acceptor
 
 
 class Stage:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from gateway import acceptor, agents
-from gateway.agents import Agents
 from gateway.errors import LoginRefused
+from gateway.forwarding import acceptor, agents
+from gateway.forwarding.agents import Agents
+from gateway.forwarding.local_clients import Ends
 from gateway.launchers.agent_socket import SOCKET_NAME, AgentSocket
-from gateway.local_clients import Ends
 
 
 class Forwarder:

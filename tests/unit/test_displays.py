@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway import displays
-from gateway.displays import PORT_OF_DISPLAY_0, Display, DisplayRequest, Displays, display_request
 from gateway.errors import DisplayRefused, KeeperRefused
+from gateway.forwarding import displays
+from gateway.forwarding.displays import PORT_OF_DISPLAY_0, Display, DisplayRequest, Displays, display_request
 from gateway.interfaces import Keeper, Workspace
 from tests.support.installed import free_port
 from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher

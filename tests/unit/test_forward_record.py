@@ -11,8 +11,8 @@ import pytest
 from gateway import log
 from gateway.errors import KeeperGone, LoginRefused
 from gateway.events import Event
-from gateway.forward_record import ForwardKind, ForwardRecord
-from gateway.forwards import TcpTarget, UnixTarget
+from gateway.forwarding.forwards import TcpTarget, UnixTarget
+from gateway.forwarding.record import ForwardKind, ForwardRecord
 from gateway.interfaces import Principal
 from gateway.journal import JournalAction
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import forwards
 from gateway.access import OwnPorts
 from gateway.errors import KeeperRefused, LoginRefused
-from gateway.forwards import Forwards, TcpTarget, UnixTarget
+from gateway.forwarding import forwards
+from gateway.forwarding.forwards import Forwards, TcpTarget, UnixTarget
 from gateway.interfaces import Forwarding, KeptProgram, Principal, Workspace
 from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher
 from tests.support.streams import has_ipv6_loopback, outer_address

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gateway.local_clients import Ends, held_by
+from gateway.forwarding.local_clients import Ends, held_by
 
 CLIENT = """
 import socket, sys

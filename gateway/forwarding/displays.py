@@ -18,10 +18,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.acceptor import Acceptor
 from gateway.environment import DEFAULT_LANG, DEFAULT_PATH
 from gateway.errors import DisplayRefused, KeeperGone, KeeperRefused
-from gateway.forwards import TcpTarget, listen_on_loopback
+from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.forwards import TcpTarget, listen_on_loopback
 from gateway.ids import new_id
 from gateway.interfaces import Inside, Keeper, Keepers, Launcher, Program, ProgramSpec, Workspace
 

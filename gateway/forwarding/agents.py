@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.acceptor import Acceptor
 from gateway.errors import GatewayError
-from gateway.local_clients import Ends, held_by
+from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.local_clients import Ends, held_by
 
 # Served at once in one workspace: a program that opens thousands must leave the client's channels to others.
 STREAMS_MAX = 100

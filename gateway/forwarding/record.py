@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gateway.errors import GatewayError, LoginRefused
 from gateway.events import Event
-from gateway.forwards import Target, TcpTarget
+from gateway.forwarding.forwards import Target, TcpTarget
 from gateway.interfaces import Principal
 from gateway.journal import JournalAction
 from gateway.log import log_event, log_failure
