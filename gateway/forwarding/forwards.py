@@ -11,33 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import struct
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 from gateway import access
 from gateway.access import IpAddress, OwnPorts
 from gateway.errors import GatewayError, KeeperRefused, LoginRefused
+from gateway.forwarding.addresses import LOOPBACK_V4, LOOPBACK_V6, Resolver, family_of, is_own_address
 from gateway.interfaces import Decision, Keeper, Keepers, Launcher, Principal, Workspace
 
 CONNECT_SECONDS = 10.0  # one address
-DIAL_SECONDS = 30.0  # all addresses of a name
 RESOLVE_SECONDS = 5.0
-ADDRESSES_MAX = 16
+DIAL_SECONDS = 30.0  # all addresses of a name
 LISTEN_BACKLOG = 128
 PORT_TRIES_MAX = 10  # to find one that is free on IPv4 and IPv6
 
-RESOLVERS_MAX = 2
-_RESOLVERS = ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="resolver")
-
-LOOPBACK_V4, LOOPBACK_V6 = ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-_DISCARD_PORT = 9  # nothing is ever sent there
 _SHOWN_MAX_CHARACTERS = 255
 # No longer name means anything (RFC 1035 §2.3.4, unix(7)), and a client may send a quarter of a megabyte: to look up,
 # to keep beside a listener, and to hear again with each stream from it.
@@ -102,6 +94,7 @@ class Forwards:
         self._keepers = keepers
         self._launcher = launcher
         self._keeper_idle_seconds = keeper_idle_seconds
+        self._resolver = Resolver()
         self.own_ports = OwnPorts()  # known once they listen
 
     async def dial(self, principal: Principal, workspace: Workspace, target: Target) -> socket.socket:
@@ -110,17 +103,18 @@ class Forwards:
         if isinstance(target, UnixTarget):
             return await self._dial_path(workspace, target)
         _require_host(target)
-        addresses = await _resolve(target.host)
+        async with deadline(RESOLVE_SECONDS):
+            addresses = await self._resolver.addresses(target.host, asked_by=principal.key_id)
         for address in addresses:  # one bad one refuses the whole name
             _require(
                 access.may_forward_to(
                     principal, workspace, address, target.port,
-                    is_own=_is_own_address(address), own_ports=self.own_ports,
+                    is_own=is_own_address(address), own_ports=self.own_ports,
                 ),
                 target,
             )  # fmt: skip
         keeper = await self._keepers.keeper_for(workspace)
-        async with _deadline(DIAL_SECONDS):
+        async with deadline(DIAL_SECONDS):
             return await _connect_first(keeper, addresses, target.port)
 
     async def listen(self, principal: Principal, workspace: Workspace, target: Target) -> Listening:
@@ -171,68 +165,15 @@ def _require_host(target: TcpTarget) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-# ------------------------------------------------------------------------------------------------- addresses
-
-
-async def _resolve(host: str) -> list[IpAddress]:
-    """The host's addresses. Only a real name is looked up, by threads of its own: a slow name server must not keep the
-    rest of the gateway waiting for a thread."""
-    if host.lower().rstrip(".") == "localhost":
-        return [LOOPBACK_V4, LOOPBACK_V6]
-    literal = _literal(host)
-    if literal is not None:
-        return [literal]
-    loop = asyncio.get_running_loop()
-    try:
-        async with _deadline(RESOLVE_SECONDS):
-            found = await loop.run_in_executor(
-                _RESOLVERS, partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
-            )
-    except UnicodeError:  # a label too long, or bytes that are no text
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
-    addresses = (_plain(str(entry[4][0])) for entry in found)
-    return list(dict.fromkeys(addresses))[:ADDRESSES_MAX]
-
-
-def _literal(host: str) -> IpAddress | None:
-    """An address as written, also in the short forms of inet(3): `127.1` and `2130706433` are 127.0.0.1."""
-    with contextlib.suppress(ValueError):
-        return _plain(host)
-    with contextlib.suppress(OSError, ValueError):
-        return None if any(map(str.isspace, host)) else ipaddress.IPv4Address(socket.inet_aton(host))
-    return None
-
-
-def _plain(text: str) -> IpAddress:
-    return access.plain_address(ipaddress.ip_address(text.partition("%")[0]))
-
-
-def _is_own_address(address: IpAddress) -> bool:
-    """Whether it is one of this machine's: the kernel takes it as the source of what is sent to it (ip(7)).
-
-    Nothing is sent. Asked for each dial, since addresses come and go.
-    """
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((str(address), _DISCARD_PORT))
-            return _plain(probe.getsockname()[0]) == address
-        except OSError:
-            return False
-
-
-def _family(address: IpAddress) -> socket.AddressFamily:
-    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
-
-
 # ------------------------------------------------------------------------------------- connecting and listening
 
 
 async def _connect_first(keeper: Keeper, addresses: list[IpAddress], port: int) -> socket.socket:
     failure: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
     for address in addresses:
-        sock = await keeper.tcp_socket(_family(address))
+        sock = await keeper.tcp_socket(family_of(address))
         try:
-            async with _deadline(CONNECT_SECONDS):
+            async with deadline(CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
         except OSError as error:
             sock.close()
@@ -253,7 +194,7 @@ async def listen_on_loopback(keeper: Keeper, target: TcpTarget) -> list[socket.s
         port = target.port
         for address in _loopbacks_meant(target.host):
             try:
-                sock = await keeper.tcp_socket(_family(address))
+                sock = await keeper.tcp_socket(family_of(address))
             except KeeperRefused:
                 if sockets:
                     continue  # no IPv6 in this kernel
@@ -298,7 +239,8 @@ def _listener_pid(connection: socket.socket) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """The system's own words for what took too long."""
     try:
         async with asyncio.timeout(seconds):
             yield

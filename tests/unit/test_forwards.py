@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from gateway.access import OwnPorts
 from gateway.errors import KeeperRefused, LoginRefused
 from gateway.forwarding import forwards
+from gateway.forwarding.addresses import Resolver, is_own_address
 from gateway.forwarding.forwards import Forwards, TcpTarget, UnixTarget
 from gateway.interfaces import Forwarding, KeptProgram, Principal, Workspace
 from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher
@@ -100,7 +102,7 @@ async def test_every_spelling_of_loopback_is_known_without_a_resolver(
 ) -> None:
     """A check of the text alone would let `127.1` through to a port that `127.0.0.1` may not reach."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked a name server"))
-    assert (await forwards._resolve(host))[0] == LOOPBACK
+    assert (await Resolver().addresses(host, asked_by="k1"))[0] == LOOPBACK
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1 extra", "127.0.0.1\n", "", "a" * 300, "\0", "256.1.1.1.1", "\udcff.x"])
@@ -111,7 +113,7 @@ async def test_what_is_no_address_and_no_name_is_refused(host: str, monkeypatch:
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(OSError, match="not known"):
-        await forwards._resolve(host)
+        await Resolver().addresses(host, asked_by="k1")
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -129,13 +131,61 @@ async def test_names_longer_than_any_are_not_looked_up_nor_kept(
     assert inside.made == []
 
 
-async def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+class NameServer:
+    """Answers for `slow.example` only when told to, for all other names at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.may_answer = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", self._answer)
+
+    def _answer(self, host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        self.asked.append(host)
+        if host == "slow.example":
+            assert self.may_answer.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+
+
+async def test_a_name_server_that_does_not_answer_is_given_up(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwards, "RESOLVE_SECONDS", 0.01)
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "run_in_executor", lambda *_: loop.create_future())
+    server = NameServer(monkeypatch)
     with pytest.raises(TimeoutError) as raised:
-        await forwards._resolve("slow.example")
+        await forwards_into(inside).dial(ADA, HERE, TcpTarget("slow.example", 80))
+    server.may_answer.set()
     assert raised.value.errno == errno.ETIMEDOUT
+
+
+async def test_names_of_one_that_nobody_answers_for_do_not_keep_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, resolver = NameServer(monkeypatch), Resolver()
+    slow = [asyncio.create_task(resolver.addresses("slow.example", asked_by="k1")) for _ in range(20)]
+    try:
+        async with asyncio.timeout(10):
+            assert [str(address) for address in await resolver.addresses("quick.example", asked_by="k2")] == [
+                "192.0.2.1"
+            ]
+        assert server.asked.count("slow.example") <= 1
+    finally:
+        server.may_answer.set()
+        answers = await asyncio.gather(*slow, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {socket.gaierror}
+
+
+async def test_a_turn_is_over_when_its_thread_is_free_not_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, resolver = NameServer(monkeypatch), Resolver()
+    given_up = asyncio.create_task(resolver.addresses("slow.example", asked_by="k1"))
+    while not server.asked:
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    waiting = asyncio.create_task(resolver.addresses("quick.example", asked_by="k1"))
+    await asyncio.sleep(0)
+    assert server.asked == ["slow.example"]
+    server.may_answer.set()
+    async with asyncio.timeout(10):
+        await waiting
 
 
 def test_targets_are_shown_as_text_whatever_they_hold() -> None:
@@ -151,12 +201,12 @@ def test_an_address_of_this_machine_is_known_as_such() -> None:
     outer = outer_address()
     if outer is None:
         pytest.skip("this machine has no address but loopback")
-    assert forwards._is_own_address(ipaddress.ip_address(outer))
+    assert is_own_address(ipaddress.ip_address(outer))
 
 
 @pytest.mark.parametrize("address", ["192.0.2.254", "203.0.113.9", "2001:db8::1", "fe80::1", "255.255.255.255"])
 def test_an_address_of_somebody_else_is_not_ours(address: str) -> None:
-    assert not forwards._is_own_address(ipaddress.ip_address(address))
+    assert not is_own_address(ipaddress.ip_address(address))
 
 
 async def test_one_bad_address_refuses_the_whole_name(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +231,7 @@ async def test_the_address_that_was_checked_is_the_one_dialled(inside: Inside, m
 async def test_the_gateways_http_port_is_refused_on_the_machines_own_address(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwards, "_is_own_address", lambda address: str(address) == "203.0.113.9")
+    monkeypatch.setattr(forwards, "is_own_address", lambda address: str(address) == "203.0.113.9")
     reach = forwards_into(inside, closed=frozenset({8022}))
     with pytest.raises(LoginRefused, match="belongs to the gateway"):
         await reach.dial(ADA, ANYWHERE, TcpTarget("203.0.113.9", 8022))
