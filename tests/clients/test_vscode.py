@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.clients import require
 from tests.support.installed import DEADLINE_SECONDS, free_port
 from tests.support.server import Server
 from tests.support.ssh_agent import ssh_agent
@@ -97,6 +98,31 @@ def test_closed_window_leaves_the_server_to_the_next_one(server: Server) -> None
     with Window(server) as next_window:
         assert next_window.editor_server.was_found
         assert next_window.editor_server.pid == window.editor_server.pid
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_window_opens_whatever_the_login_shell_is(server: Server, shell: str) -> None:
+    require(shell)
+    with server.login_shell(shell):
+        with Window(server) as window:
+            assert window.editor_server.version(window.connect) == archive()[1]
+        assert bootstrap_by_command(server).was_found
+
+
+def test_window_that_may_not_forward_is_told_so_at_once_and_how_to_change_it(server: Server) -> None:
+    """The editor shows the words in its log; without them people search for hours."""
+    if server.gateway is None:
+        pytest.skip("sshd's words are its own")
+    with Window(server) as window:
+        window.management().close()
+        server.gateway.homeport("set", server.user, "forwarding=off")
+        try:
+            with pytest.raises(ConnectionRefusedError):
+                window.connect()
+            assert f"homeport set {server.user} forwarding=loopback" in window.log()
+        finally:
+            server.gateway.homeport("set", server.user, "forwarding=default")
+        assert window.management().server_pid() == window.editor_server.pid
 
 
 # --------------------------------------------------------------------------------------------------- more than one

@@ -116,6 +116,10 @@ class Window:
     def management(self) -> Management:
         return self.editor_server.management(self.connect)
 
+    def log(self) -> str:
+        """What ssh said so far: the editor shows it as its own log."""
+        return self._stderr.read_text(errors="replace")
+
     def close(self) -> int:
         """The script's input ends, after the last stream (ssh stays as long as there is one). Returns ssh's status."""
         self.ssh.communicate(timeout=DEADLINE_SECONDS)
@@ -153,7 +157,7 @@ class Window:
     def _line(self, before: list[str]) -> str:
         assert self.ssh.stdout is not None
         raw = self.ssh.stdout.readline()
-        assert raw, f"ssh ended after {before}:\n{self._stderr.read_text(errors='replace')}"
+        assert raw, f"ssh ended after {before}:\n{self.log()}"
         return raw.decode().rstrip("\n")
 
 
