@@ -12,6 +12,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
   one that begins a key exchange and never ends it, or asks and never reads the answers;
 - everything received was worked through in one go, so a stranger's stream of tiny packets kept all others waiting;
 - `validate_public_key` did not tell an offer from a proof, and attempts were not counted;
+- a client that asks for the login service before each attempt (paramiko) was cut off at its second key;
 - forwards ended the connection for a path that is not UTF-8 or an unknown cancellation (forward_requests.py);
 - requests waited in lists without end, and were answered by recursion (requests.py);
 - a channel's window did not bound its input (window.py);
@@ -252,6 +253,7 @@ class Connection(ForwardRequests):
         self.login.failure_count += 1
         self._refuse_too_many_attempts()
         super().send_userauth_failure(partial_success)
+        self._next_service = b"ssh-userauth"  # may be asked for again, as with sshd; a success takes it back
 
     def _refuse_too_many_attempts(self) -> None:
         # One more than the limit, for the `none` request every client begins with (RFC 4252 §5.2). An offered key and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncssh
+import paramiko
 import pytest
 
 from gateway.config import Address, SshSettings
@@ -211,6 +213,25 @@ async def test_a_wrong_key_before_the_right_one_is_not_a_refusal(house: House) -
         pass
     await house.gatehouse.until(lambda: house.gatehouse.logouts)
     assert not house.gatehouse.refusals
+
+
+async def test_a_client_may_ask_for_the_login_service_before_each_attempt(house: House) -> None:
+    """paramiko does. Cut off at its second request, it could never use the second key of an agent."""
+
+    def log_in() -> bool:
+        with paramiko.Transport(house.server.address) as transport:
+            transport.start_client(timeout=10)
+            for key in (STRANGER, STRANGER):
+                with pytest.raises(paramiko.AuthenticationException, match=r"Authentication failed\.$"):
+                    transport.auth_publickey("app", for_paramiko(key))
+            transport.auth_publickey("app", for_paramiko(FRIEND))
+            return transport.is_authenticated()
+
+    assert await asyncio.to_thread(log_in)
+
+
+def for_paramiko(key: asyncssh.SSHKey) -> paramiko.Ed25519Key:
+    return paramiko.Ed25519Key(file_obj=io.StringIO(key.export_private_key("openssh").decode()))
 
 
 async def test_a_client_that_offers_keys_without_end_is_disconnected() -> None:
