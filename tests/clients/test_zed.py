@@ -100,16 +100,17 @@ def remote_server(server: Server, tmp_path: Path) -> Iterator[str]:
     place = f"{server.home}/.zed_server"
     with zed(server) as (_, options):
         assert server.ssh("-T", *options, "--", "uname -sm").stdout.startswith(b"Linux ")
-        assert server.ssh(*options, "--", f"mkdir -p {place}").returncode == 0
+        # The link is what docs/vscode.md tells users to make: Zed uploads to a path relative to where it starts.
+        link = "[ -e .zed_server ] || ln -s ~/.zed_server .zed_server"
+        assert server.ssh(*options, "--", f"mkdir -p {place} && {{ {link}; }}").returncode == 0
         scp: list[str | bytes] = ["scp", "-C", *server.ssh_options, *options]
-        done = server.run([*scp, str(tmp_path / "server.gz"), f"server:{place}/download-1.gz"])
+        done = server.run([*scp, str(tmp_path / "server.gz"), "server:.zed_server/download-1.gz"])
         assert done.returncode == 0, done.stderr
-        unpack = (
-            f"gunzip -f {place}/download-1.gz && chmod 755 {place}/download-1 && mv {place}/download-1 {place}/server"
-        )
+        unpack = f"cd {place} && gunzip -f download-1.gz && chmod 755 download-1 && mv download-1 server"
         assert server.ssh(*options, "--", unpack).returncode == 0
     yield f"{place}/server"
-    server.ssh(f"kill $(cat {place}/socket.pid); rm -r {place}")  # where a test failed it still runs
+    # Where a test failed its server still runs.
+    server.ssh(f"kill $(cat {place}/socket.pid); rm -r {place}; rm -f .zed_server")
 
 
 def test_long_rpc_goes_on_beside_terminals_and_outlives_the_connection(server: Server, remote_server: str) -> None:
