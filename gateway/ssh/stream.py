@@ -122,7 +122,9 @@ class _SocketSide(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self.pause_reading()
+        # Not now: asyncio of Python 3.11.2 (Debian 12) begins to read after this call whatever it said. Next, before
+        # anything is read: callbacks that wait run before those that a turn's look at the sockets adds.
+        asyncio.get_running_loop().call_soon(self.pause_reading)
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
             # Interactive protocols run over forwards; Nagle with delayed acknowledgements costs 40 ms a message.
