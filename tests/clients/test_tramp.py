@@ -56,7 +56,8 @@ class Tramp:
 
     def interrupt(self, command: str) -> None:
         """C-g in Emacs, while it runs."""
-        self._send(f"echo tramp''_started; {command}")
+        # The program itself says that it is there: one that a shell has forked and not yet executed misses the key.
+        self._send(f"sh -c 'echo tramp_started; exec {command}'")
         self._read_to(b"tramp_started\n")
         assert self._client.stdin is not None
         self._client.stdin.write(b"\x03")
