@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -75,7 +76,17 @@ def _host(text: str) -> str:
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not _HOST.fullmatch(host):
         raise UsageWrong(f"--host {clean(text)!r} is no host; write a name or an address, such as gateway.example")
+    if ":" in host and not _is_address(host):  # most likely `gateway.example:2200`, which ssh would look up as a name
+        raise UsageWrong(f"--host {clean(text)!r} is no host; a port has an option of its own: --port")
     return host
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(text: str) -> int:

@@ -31,8 +31,10 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--action", metavar="A", help="only these, such as login, forward, file, workspace_changed")
     parser.add_argument("--workspace", metavar="NAME", help="only what concerned this workspace")
     parser.add_argument("--principal", metavar="P", help="only what this key did, by its name in `keys ls`")
-    parser.add_argument("--since", metavar="WHEN", help="90m, 12h, 30d, 8w ago, or a date such as 2030-12-31")
-    parser.add_argument("--limit", metavar="N", default=str(LIMIT), help=f"the newest N (default: {LIMIT})")
+    parser.add_argument("--since", metavar="WHEN", help="90m, 12h, 30d, 8w (ago), or a date such as 2026-01-31 (UTC)")
+    parser.add_argument(
+        "--limit", metavar="N", default=str(LIMIT), help=f"the newest N (default: {LIMIT}, at most {LIMIT_MAX})"
+    )
     json_option(parser)
 
 
@@ -127,8 +129,9 @@ COMMANDS = (
         run=_log,
         arguments=_arguments,
         teaching="""
-The newest rows, the very newest last. Forwards and file operations by SFTP have a row
-when they end; a forward counts what came in from the client and what went out to it.
+The newest rows, the very newest last. Forwarded streams and file operations by SFTP have
+a row when they end, listeners (ssh -R) and agents also when they begin. Bytes are counted
+from the client (in) and to it (out).
 Rows are kept for retention.auth_logs_days (30).
 
 examples:

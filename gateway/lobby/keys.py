@@ -74,7 +74,7 @@ async def _add(lobby: LobbyContext, args: Namespace) -> int:
             await lobby.services.store.remove_key(key.fingerprint)
         raise
     for key in added:
-        await lobby.journal(JournalAction.KEY_ADDED, key=key.name, fingerprint=key.fingerprint)
+        await lobby.journal(JournalAction.KEY_ADDED, key=key.name, fingerprint=key.fingerprint, **_limits(key))
     if args.json:
         await lobby.print_json([key_shape(key) for key in added])
     else:
@@ -156,6 +156,12 @@ def _usual_name(key: PublicKey, file: str) -> str:
     """The comment (usually account@machine), else the file's name."""
     stem = "" if file == "-" else PurePath(file).stem
     return clean((key.comment or stem or "key").strip(), length_max=NAME_LENGTH_MAX)
+
+
+def _limits(key: AccessKey) -> dict[str, object]:
+    """What keeps the key from everything, as `keys ls --json` names it."""
+    shape = key_shape(key)
+    return {name: shape[name] for name in ("workspaces", "forwarding", "expires_at") if shape[name] is not None}
 
 
 def _shown(key: AccessKey) -> str:

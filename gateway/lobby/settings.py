@@ -86,7 +86,7 @@ SETTINGS = {
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("workspace", metavar="WORKSPACE", help="whose settings")
-    parser.add_argument("changes", metavar="NAME=VALUE", nargs="*", help="what to change (none: only show)")
+    parser.add_argument("changes", metavar="NAME=VALUE", nargs="*", default=[], help="what to change (none: only show)")
     json_option(parser)
 
 

@@ -116,6 +116,8 @@ async def test_a_trials_files_hold_for_its_own_address_alone(lobby: FakeLobby):
         (("my-app", "--host", "a b"), 2, "is no host"),
         (("my-app", "--host", ""), 2, "is no host"),
         (("my-app", "--host", "%h"), 2, "is no host"),
+        (("my-app", "--host", "gateway.example:2200"), 2, "a port has an option of its own"),
+        (("my-app", "--host", "192.0.2.10:2200"), 2, "a port has an option of its own"),
         (("my-app", "--port", "0"), 2, "is no port"),
         (("my-app", "--port", "65536"), 2, "is no port"),
         (("my-app", "--port", "ssh"), 2, "is no port"),

@@ -167,3 +167,17 @@ async def test_the_journal_tells_which_keys_came_and_went(lobby: FakeLobby):
         ("key_added", "ben"),
         ("key_removed", "ana"),
     ]
+
+
+async def test_the_journal_tells_what_a_key_may_not_do(lobby: FakeLobby):
+    limits = ("--workspaces", "notes,my-app", "--forwarding", "off", "--expires", "2999-12-31")
+    await add(lobby, key_line(1, "ana"), *limits)
+    await add(lobby, key_line(2, "ben"))
+    told = [
+        {name: details.get(name) for name in ("workspaces", "forwarding", "expires_at")}
+        for _, details in lobby.store.journal
+    ]
+    assert told == [
+        {"workspaces": ["my-app", "notes"], "forwarding": "off", "expires_at": "3000-01-01T00:00:00.000Z"},
+        {"workspaces": None, "forwarding": None, "expires_at": None},
+    ]

@@ -67,6 +67,11 @@ async def test_json_has_the_documented_fields_before_and_after_a_change(lobby: F
     assert json.loads(lobby.stdout.text) == {"workspace": "my-app", "forwarding": None, "shell": "/bin/bash"}
 
 
+async def test_without_a_workspace_only_that_is_asked_for(lobby: FakeLobby):
+    assert await lobby("set") == 2
+    assert "arguments are required: WORKSPACE\n" in lobby.stderr.text
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
