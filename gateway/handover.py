@@ -181,15 +181,17 @@ class Handover:
         try:
             if live.row is not None:
                 await live.row
-            if live.recorder is not None:
+            if live.recorder is not None and not session.is_hung_up:
                 if channel is not None:
                     live.recorder.mark_detach("the gateway stopped")
                     channel.write_stderr(b"\r\nhomeport: the gateway is stopping; this shell goes on running\r\n")
                 await live.keeper.release(session.session_id)
                 await live.recorder.close(is_final=False)
                 await self._store.mark_paused(session.session_id)
-            else:
+            else:  # on pipes, or without its terminal: nobody can be given its output any more
                 live.end_reason = EndReason.SHUTDOWN
+                if live.recorder is not None:
+                    await live.recorder.close(is_final=True)
                 log_ended(live, ProgramExit())
                 await self._store.end_session(session.session_id, exit=ProgramExit(), reason=live.end_reason,
                                               bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip

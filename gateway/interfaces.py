@@ -306,8 +306,8 @@ class Keeper(Protocol):
         """Signal the program's process group; `name` without SIG (RFC 4254 §6.9)."""
         ...
 
-    async def hang_up(self, session_id: str) -> None:
-        """Close the keeper's copy of the terminal and send HUP, then KILL after a while."""
+    async def hang_up(self, session_id: str, *, then_kill: bool = True) -> None:
+        """Close the keeper's copy of the terminal and send HUP, then KILL after a while unless `then_kill` is false."""
         ...
 
     async def forget(self, session_id: str) -> None:

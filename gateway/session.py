@@ -99,6 +99,7 @@ class Session:
         self.session_id = program.session_id
         self.program = program
         self.state = SessionState.DETACHED
+        self.is_hung_up = False  # it had a terminal, and runs on without
         self.bytes_in = 0
         self.bytes_out = 0
         self.last_activity_at = datetime.now(UTC)
@@ -181,6 +182,11 @@ class Session:
         """Stop for good, so that the keeper can read instead (`release`). The descriptors are closed."""
         self.state = SessionState.RELEASED
         self._channel = None
+        self.close()
+
+    def drop_terminal(self) -> None:
+        """Let go of the terminal though the program runs on: the kernel hangs it up, and reading from it ends."""
+        self.is_hung_up = True
         self.close()
 
     def close(self) -> None:

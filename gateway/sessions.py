@@ -41,7 +41,7 @@ from gateway.interfaces import (
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
 from gateway.program import program_spec
-from gateway.session import Channel, Session
+from gateway.session import Channel, Session, SessionState
 from gateway.sftp_audit import Note, SftpAudit, audit_of, is_auditable
 from gateway.terminal import set_window_size
 
@@ -49,6 +49,8 @@ Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
 # Said to a client whose session ended because its keeper did: the honest signal is the one that killed the program.
 KEEPER_GONE_SIGNAL = "KILL"
+# After a hang-up: what a program still prints is recorded, until its terminal goes for good.
+LAST_WORDS_SECONDS = 0.5
 
 
 class SessionStore(Protocol):
@@ -299,7 +301,8 @@ class Sessions:
         if request.terminal is None:
             return
         most = self._config.session.terminals_per_workspace_max
-        if sum(live.session.is_terminal for live in self._live.values() if live.workspace.id == workspace.id) >= most:
+        here = [live.session for live in self._live.values() if live.workspace.id == workspace.id]
+        if sum(session.is_terminal and not session.is_hung_up for session in here) >= most:
             raise LoginRefused(
                 f"{most} terminals are open in this workspace; see: homeport sessions, and end some: homeport kill ID"
             )
@@ -333,10 +336,21 @@ class Sessions:
             live.end_reason = EndReason.HANGUP
         if live.recorder is not None:
             live.recorder.mark_detach("connection lost")
-            self._spawn(self._hang_up(live), f"hang-up:{session_id}")
+            self._spawn(self._drop_line(live), f"hang-up:{session_id}")
         else:
             # Its pipes are closed; most programs end of that. A background job that does not is left alone.
             self._spawn(self._mark_paused(session_id), f"pause:{session_id}")
+
+    async def _drop_line(self, live: Live) -> None:
+        """The terminal goes, as under sshd: a program that does not mind (nohup) runs on without one."""
+        session = live.session
+        await tell_keeper(live.keeper.hang_up(session.session_id, then_kill=False))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await asyncio.shield(session.program.exited)
+        if not session.program.exited.done() and session.state is SessionState.DETACHED:
+            session.drop_terminal()
+            await self._mark_paused(session.session_id)
 
     async def _hang_up(self, live: Live) -> None:
         await tell_keeper(live.keeper.hang_up(live.session.session_id))

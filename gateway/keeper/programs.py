@@ -64,7 +64,8 @@ class Program:
             "session": self.session,
             "serial": self.serial,
             "pid": self.pid,
-            "terminal": self.is_terminal,
+            # Without its terminal it can be given to nobody any more, only its exit can.
+            "terminal": self.is_terminal and (self.master is not None or self.exit is not None),
             "owned": self.owner is not None,
             "exit": self.exit,
         }
@@ -106,7 +107,7 @@ class ProgramTable:
         return self._programs.get(session)
 
     def terminal_count(self) -> int:
-        return sum(program.is_terminal for program in self._programs.values())
+        return sum(program.master is not None for program in self._programs.values())
 
     def add(self, session: str, pid: int, master: int | None) -> Program:
         self._serial += 1

@@ -247,12 +247,13 @@ class Keeper:
         self.close_terminal(program)
         self.programs.remove(program)
 
-    def hang_up(self, program: Program) -> None:
-        """As when a modem line drops: the terminal goes, the group is told, and what stays is killed later."""
+    def hang_up(self, program: Program, *, then_kill: bool = True) -> None:
+        """As when a modem line drops: the terminal goes and the group is told. `then_kill`: what stays is killed later,
+        else it goes on without a terminal."""
         self.close_terminal(program)
         program.signal_group(signal.SIGHUP)
         program.signal_group(signal.SIGCONT)  # a stopped program could not act on it
-        if program.exit is None and program.kill_at is None:
+        if then_kill and program.exit is None and program.kill_at is None:
             program.kill_at = time.monotonic() + protocol.HANG_UP_GRACE_SECONDS
 
     # ------------------------------------------------------------------------------------------------ children

@@ -146,7 +146,7 @@ def _signal(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
 
 
 def _hang_up(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
-    keeper.hang_up(_program_of(keeper, client, request))
+    keeper.hang_up(_program_of(keeper, client, request), then_kill=request.get("then_kill") is not False)
     return Reply()
 
 

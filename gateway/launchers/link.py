@@ -122,8 +122,8 @@ class KeeperLink:
     async def signal(self, session_id: str, name: str) -> None:
         await self._ask("signal", unless="ended", session=session_id, name=name)
 
-    async def hang_up(self, session_id: str) -> None:
-        await self._ask("hang-up", unless="unknown_session", session=session_id)
+    async def hang_up(self, session_id: str, *, then_kill: bool = True) -> None:
+        await self._ask("hang-up", unless="unknown_session", session=session_id, then_kill=then_kill)
 
     async def forget(self, session_id: str) -> None:
         await self._ask("forget", unless="unknown_session", session=session_id)

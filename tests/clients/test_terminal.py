@@ -176,6 +176,22 @@ def test_closed_window_hangs_up_what_ran_in_it(server: Server) -> None:
         until(lambda: server.ssh(f"pgrep -f '[s]leep {marker}'").returncode == 1, "sleep has ended")
 
 
+@pytest.mark.slow
+def test_program_that_ignores_the_hang_up_reads_the_end_of_its_terminal_and_lives_on(server: Server) -> None:
+    """What `nohup make` counts on: the window may go, the work may not."""
+    told = f"told-{server.port}"
+    program = f"trap '' HUP; echo ready; read -r line; echo $? > {told}; exec sleep {server.port}6.5"
+    with on_terminal(server, "-tt", "--", program) as client:
+        client.wait(b"ready")
+        client.hang_up()
+    pid = until(
+        lambda: server.ssh(f"cat {told} && pgrep -f '[s]leep {server.port}6.5'").stdout.split(), "it read an end"
+    )
+    assert pid[0] == b"1", "end of file, and no signal"
+    # Where a killer would be due: long after the terminal went.
+    assert server.ssh(f"sleep 6; kill {pid[-1].decode()}; rm {told}").returncode == 0
+
+
 def test_tilde_dot_ends_the_connection(server: Server) -> None:
     with on_terminal(server, "-tt", "--", "echo ready; cat") as client:
         client.wait(b"ready")

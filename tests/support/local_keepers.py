@@ -66,7 +66,7 @@ class LocalKeeper:
     async def signal(self, session_id: str, name: str) -> None:
         raise KeeperRefused("not here")
 
-    async def hang_up(self, session_id: str) -> None:
+    async def hang_up(self, session_id: str, *, then_kill: bool = True) -> None:
         self._kill(self._pids[session_id])
 
     async def forget(self, session_id: str) -> None:

@@ -165,6 +165,18 @@ def test_window_that_closes_hangs_the_shell_up(gateway: InstalledGateway) -> Non
     until(lambda: not gateway.programs("sleep 302"), "its job ended with it")
 
 
+def test_program_that_minds_no_hang_up_goes_on_as_paused_until_it_is_killed(gateway: InstalledGateway) -> None:
+    with Terminal(gateway.ssh_command("-t", "--", "nohup sleep 303")) as terminal:
+        until(lambda: gateway.programs("sleep 303"), "sleep runs")
+        row = gateway.until_row("SELECT * FROM sessions WHERE command = 'nohup sleep 303' AND status = 'active'")
+        terminal.close_window()
+    gateway.until_row("SELECT * FROM sessions WHERE id = ? AND status = 'paused'", row["id"])
+    assert gateway.programs("sleep 303")
+    gateway.homeport("kill", str(row["id"]))
+    ended = gateway.until_row("SELECT * FROM sessions WHERE id = ? AND status = 'terminated'", row["id"])
+    assert (ended["end_reason"], ended["exit_signal"]) == ("killed", "KILL")
+
+
 def test_terminal_is_recorded_and_its_input_is_not(gateway: InstalledGateway) -> None:
     with shell(gateway, columns=90, rows=20) as terminal:
         terminal.enter("stty -echo")

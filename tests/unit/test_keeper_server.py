@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
 import socket
@@ -42,6 +43,11 @@ class Stage:
 
     def turn(self) -> None:
         self.keeper.handle(self.keeper._selector.select(0))
+
+    def print(self, data: bytes) -> None:
+        """What a program would; readable only once a worker of the kernel has passed it on."""
+        os.write(self.slave, data)
+        assert select.select([self.program.master], [], [], 10)[0]
 
     def ask(self, client: socket.socket, verb: str, **fields: object) -> tuple[protocol.Message, list[int]]:
         self.send(client, verb, **fields)
@@ -88,7 +94,7 @@ def test_output_that_waits_in_the_batch_of_its_adoption_goes_to_the_adopter(stag
     assert program.master is not None
     readable = stage.event_of(program.master)
     (request,) = (stage.event_of(ours.connection.fileno()) for ours in keeper.clients)
-    os.write(stage.slave, b"just in time")
+    stage.print(b"just in time")
     stage.send(client, "adopt", session="s1")
     keeper.handle([request, readable])
     values, fds = stage.answer(client)
@@ -99,7 +105,7 @@ def test_output_that_waits_in_the_batch_of_its_adoption_goes_to_the_adopter(stag
 
 def test_output_read_before_the_adoption_is_in_the_ring(stage: Stage) -> None:
     stage.keeper.disown(stage.program)
-    os.write(stage.slave, b"early")
+    stage.print(b"early")
     stage.turn()
     client = stage.connect()
     values, fds = stage.ask(client, "adopt", session="s1")
@@ -121,7 +127,7 @@ def test_an_event_of_a_client_dropped_in_the_same_batch_is_harmless(stage: Stage
 def test_the_end_of_the_owner_makes_the_keeper_the_reader(stage: Stage) -> None:
     client = stage.connect()
     stage.program.owner = stage.keeper.clients[0]
-    os.write(stage.slave, b"unread")
+    stage.print(b"unread")
     stage.turn()
     assert len(stage.program.ring) == 0
     client.close()
@@ -198,6 +204,15 @@ def test_a_hang_up_is_followed_by_a_kill_when_nothing_came_of_it(stage: Stage, m
     stage.keeper.tick(due)
     stage.keeper.tick(due + 10)
     assert sent[2:] == ["kill"]
+
+
+def test_a_line_that_drops_kills_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "killpg", lambda pid, number: None)
+    stage.keeper.hang_up(stage.program, then_kill=False)
+    assert (stage.program.kill_at, stage.program.master) == (None, None)
+    assert stage.program.describe()["terminal"] is False, "nobody can adopt what has no terminal"
+    stage.keeper.hang_up(stage.program)
+    assert stage.program.kill_at is not None, "but it can still be asked for"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Kept(LocalKeeper):
     async def process_count(self) -> int:
         return int(self.kept.exit is None)
 
-    async def hang_up(self, session_id: str) -> None:
+    async def hang_up(self, session_id: str, *, then_kill: bool = True) -> None:
         self.hung_up.append(session_id)
 
 
