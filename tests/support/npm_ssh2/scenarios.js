@@ -66,6 +66,7 @@ const scenarios = {
   async shell({ login }) {
     const client = await connect(login);
     const shell = await promisify(client.shell).call(client, { term: 'xterm-256color', cols: 91, rows: 17 });
+    const exited = once(shell, 'exit');
     let screen = '';
     let seen = () => {};
     shell.on('data', (data) => { screen += data; seen(); });
@@ -75,7 +76,7 @@ const scenarios = {
     shell.setWindow(33, 101, 0, 0);
     shell.write('stty size; exit 5\n');
     await wait('33 101\r\n');
-    const [code] = await once(shell, 'exit');
+    const [code] = await exited;
     client.end();
     return { code, hasTerm: screen.includes('term=xterm-256color') };
   },
