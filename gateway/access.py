@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -96,10 +97,12 @@ def _how_to_widen(principal: Principal, workspace: Workspace, wanted: Forwarding
     key_is_narrower = principal.forwarding is not None and _is_narrower(principal.forwarding, wanted)
     commands = []
     if key_is_narrower:
-        commands.append(f"homeport keys rm {principal.name}, homeport keys add --forwarding {wanted} FILE")
+        removal = shlex.join(["homeport", "keys", "rm", principal.name])
+        # Whoever pastes this must not let a key in everywhere that was kept to some workspaces, or for ever.
+        commands.append(f"{removal}, then homeport keys add --forwarding {wanted} FILE and all its other options")
     if not key_is_narrower or (workspace.forwarding is not None and _is_narrower(workspace.forwarding, wanted)):
         commands.append(f"homeport set {workspace.name} forwarding={wanted}")
-    return f"an operator may change that with: {', '.join(commands)}"
+    return f"an operator may change that with: {'; '.join(commands)}"
 
 
 def _is_narrower(said: Forwarding, wanted: Forwarding) -> bool:

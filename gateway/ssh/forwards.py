@@ -22,6 +22,7 @@ from gateway.errors import GatewayError, LoginRefused
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.forwards import Target, TcpTarget, UnixTarget
 from gateway.ssh.facts import ConnectionFacts, facts_of
+from gateway.ssh.inward import explain
 from gateway.ssh.stream import ForwardChannel
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # A client connects to its end first, and its kernel gives up after some two minutes.
 ANSWER_SECONDS = 180.0
-DEBUG_MAX_CHARACTERS = 500
 
 Peer = tuple[str, int]
 
@@ -204,8 +204,7 @@ class ConnectionForwards:
         self.cancel(served.asked)
 
     def _refuse_listener(self, words: str) -> None:
-        # The answer has no room for a reason; `ssh -v` shows this.
-        self._connection.send_debug(f"homeport: {words}"[:DEBUG_MAX_CHARACTERS])
+        explain(self._connection, words)
         self._connection.answer_global_request(False)
 
     # ----------------------------------------------------------------------------- streams from a listener

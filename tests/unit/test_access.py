@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,11 @@ def test_a_refusal_names_the_command_that_would_allow_it() -> None:
     assert "homeport set app forwarding=loopback" in by_both
     assert "homeport keys add --forwarding loopback" in by_both
     assert "homeport set app forwarding=anywhere" in to("192.0.2.1", 80).reason
+
+
+def test_a_refusal_names_a_key_as_a_shell_reads_it_and_reminds_of_its_limits() -> None:
+    named = replace(key(Forwarding.OFF), name="ana's laptop; reboot", workspaces=frozenset({"app"}))
+    reason = access.may_forward(named, workspace()).reason
+    removal = reason.partition("homeport ")[2].partition(", then")[0]
+    assert shlex.split(removal) == ["keys", "rm", "ana's laptop; reboot"]
+    assert "all its other options" in reason
