@@ -43,7 +43,7 @@ def mounted(server: Server, *options: str) -> Iterator[Path]:
             # By itself it would go on for as long as any mount namespace made in between has a copy of the mount.
             client.terminate()
             client.communicate(timeout=DEADLINE_SECONDS)
-    shutil.rmtree(folder)
+            folder.rmdir()
 
 
 def skip_without_fuse(client: Client) -> None:
