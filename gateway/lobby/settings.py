@@ -156,8 +156,9 @@ forwarding  how far forwards of this workspace may reach (ssh -L, -R, -D, editor
               loopback  ports and sockets of the workspace itself (default)
               anywhere  whatever its own programs could reach
             A key may say the same (`homeport keys add --forwarding`); the narrower wins.
-shell       the login shell: a name such as zsh, or a path; it must be installed and
-            listed in /etc/shells. Commands (`ssh NAME@HOST COMMAND`) run through it too.
+shell       the login shell: a name such as zsh, or a path; it must be installed, and be
+            bash, zsh, fish, sh or listed in /etc/shells. Commands (`ssh NAME@HOST COMMAND`)
+            run through it too.
 
 VALUE `default` takes a setting back. What changed holds for sessions and forwards that
 are opened from now on.
