@@ -75,9 +75,9 @@ async def _as_reached(lobby: LobbyContext, way: WayIn, host: str | None, port: i
 def _host(text: str) -> str:
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not _HOST.fullmatch(host):
-        raise UsageWrong(f"--host {clean(text)!r} is no host; write a name or an address, such as gateway.example")
+        raise UsageWrong(f"--host {clean(text)!r} is not a host; write a name or an address, such as gateway.example")
     if ":" in host and not _is_address(host):  # most likely `gateway.example:2200`, which ssh would look up as a name
-        raise UsageWrong(f"--host {clean(text)!r} is no host; a port has an option of its own: --port")
+        raise UsageWrong(f"--host {clean(text)!r} is not a host; a port has an option of its own: --port")
     return host
 
 
@@ -91,7 +91,7 @@ def _is_address(text: str) -> bool:
 
 def _port(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > 65535:
-        raise UsageWrong(f"--port {clean(text)!r} is no port; write a number from 1 to 65535")
+        raise UsageWrong(f"--port {clean(text)!r} is not a port; write a number from 1 to 65535")
     return int(text)
 
 

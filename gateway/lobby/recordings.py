@@ -93,7 +93,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (0 < value < math.inf):
-        raise UsageWrong(f"{clean(text)!r} is no number above zero; write for example 2 or 0.5")
+        raise UsageWrong(f"{clean(text)!r} is not a number above zero; write for example 2 or 0.5")
     return value
 
 

@@ -121,7 +121,7 @@ def _parse(lobby: LobbyContext, words: list[str]) -> dict[str, str | None]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise UsageWrong(f"{clean(word)!r} is no NAME=VALUE; write for example: forwarding=off")
+            raise UsageWrong(f"{clean(word)!r} is not NAME=VALUE; write for example: forwarding=off")
         setting = SETTINGS.get(name)
         if setting is None:
             near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
@@ -157,8 +157,7 @@ forwarding  how far forwards of this workspace may reach (ssh -L, -R, -D, editor
               anywhere  whatever its own programs could reach
             A key may say the same (`homeport keys add --forwarding`); the narrower wins.
 shell       the login shell: a name such as zsh, or a path; it must be installed, and be
-            bash, zsh, fish, sh or listed in /etc/shells. Commands (`ssh NAME@HOST COMMAND`)
-            run through it too.
+            bash, zsh, fish, sh or listed in /etc/shells. Commands run through it, too.
 
 VALUE `default` takes a setting back. What changed holds for sessions and forwards that
 are opened from now on.

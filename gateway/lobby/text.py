@@ -138,7 +138,9 @@ def _parse_day(text: str) -> datetime:
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        raise UsageWrong(f"{clean(text)!r} is no time; write for example 12h, 30d, 8w or a date: YYYY-MM-DD") from None
+        raise UsageWrong(
+            f"{clean(text)!r} is not a time; write for example 12h, 30d, 8w or a date: YYYY-MM-DD"
+        ) from None
 
 
 def unique_prefixes(ids: Sequence[str], *, length_min: int = 8) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Request:
         if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
             raise FrameInvalid("argv is no list of words")
         if not isinstance(columns, int) or isinstance(columns, bool):
-            raise FrameInvalid("columns is no number")
+            raise FrameInvalid("columns is not a number")
         return cls(argv, max(1, min(columns, COLUMNS_MAX)), values.get("is_terminal") is True)
 
 

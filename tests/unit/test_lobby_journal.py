@@ -117,7 +117,7 @@ async def test_json_has_the_documented_fields_newest_last():
         (("--action", "forwards"), "did you mean forward?"),
         (("--action", "xyzzy"), "there are: login, logout"),
         (("--since", "2999-01-01"), "lies in the future"),
-        (("--since", "yesterday"), "is no time; write for example 12h"),
+        (("--since", "yesterday"), "is not a time; write for example 12h"),
         (("--limit", "0"), "write a number from 1 to 2000"),
         (("--limit", "2001"), "write a number from 1 to 2000"),
         (("--limit", "²"), "write a number from 1 to 2000"),

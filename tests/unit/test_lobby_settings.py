@@ -77,7 +77,7 @@ async def test_without_a_workspace_only_that_is_asked_for(lobby: FakeLobby):
     [
         (["fowarding=off"], "no setting 'fowarding'; did you mean forwarding?"),
         (["color=red"], "no setting 'color'; there are: forwarding, shell"),
-        (["forwarding"], "'forwarding' is no NAME=VALUE"),
+        (["forwarding"], "'forwarding' is not NAME=VALUE"),
         (["forwarding=everywhere"], "write default or one of: off, loopback, anywhere"),
         (["forwarding="], "write default or one of: off"),
         (["shell=fish"], "write default or one of: bash, zsh (those installed here"),
