@@ -16,7 +16,7 @@ from gateway.events import Event
 from gateway.forwarding.agents import AgentForwarder, Agents
 from gateway.forwarding.displays import Carry, Display, DisplayRequest, Displays
 from gateway.forwarding.forwards import Forwards, Listening, Target
-from gateway.forwarding.record import ForwardKind, ForwardRecord
+from gateway.forwarding.record import ClientFacts, ForwardKind, ForwardRecord, Journal
 from gateway.interfaces import AccessKey, Principal, SessionRequest, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_failure
@@ -24,19 +24,9 @@ from gateway.session import Channel
 from gateway.sessions import Sessions, Spawn
 
 
-class LoginFacts(Protocol):
-    """What the SSH server knows of a connection (ssh/server.py)."""
+class LoginFacts(ClientFacts, Protocol):
+    """What the SSH server knows of a connection (ssh/facts.py)."""
 
-    @property
-    def connection_id(self) -> str: ...
-    @property
-    def client_ip(self) -> str: ...
-    @property
-    def client_version(self) -> str: ...
-    @property
-    def login_name(self) -> str: ...
-    @property
-    def principal(self) -> Principal | None: ...
     @property
     def offered(self) -> tuple[str, ...]: ...
     @property
@@ -47,7 +37,7 @@ class LoginFacts(Protocol):
     def duration_ms(self) -> float: ...
 
 
-class LoginStore(Protocol):
+class LoginStore(Journal, Protocol):
     async def find_key(self, fingerprint: str) -> AccessKey | None: ...
 
     def note_key_used(self, key_id: str) -> None: ...
@@ -61,18 +51,6 @@ class LoginStore(Protocol):
         user_agent: str | None = None,
         details: Mapping[str, object] | None = None,
     ) -> None: ...
-
-    def note(
-        self,
-        action: JournalAction,
-        *,
-        success: bool,
-        client_ip: str | None = None,
-        user_agent: str | None = None,
-        details: Mapping[str, object] | None = None,
-    ) -> None:
-        """As `record`, for what comes in crowds: never waits."""
-        ...
 
 
 class OpenListener:

@@ -65,6 +65,8 @@ class ClientFacts(Protocol):
 
 
 class Journal(Protocol):
+    """Where rows go that come in crowds (gateway/store)."""
+
     def note(
         self,
         action: JournalAction,
@@ -73,7 +75,9 @@ class Journal(Protocol):
         client_ip: str | None = None,
         user_agent: str | None = None,
         details: Mapping[str, object] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Write a row soon. Never waits."""
+        ...
 
 
 class ForwardRecord:
