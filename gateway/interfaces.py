@@ -100,6 +100,7 @@ class EndReason(StrEnum):
     LOST = "lost"  # its keeper is gone, or the gateway was and nothing could be adopted
     SHUTDOWN = "shutdown"  # ended by `homeport stop --all`, or it could not outlive the gateway (pipes)
     FAILED = "failed"  # the program never started
+    IDLE = "idle"  # nobody used it for longer than the limits allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ class SessionRow:
     end_reason: EndReason | None
     exit_code: int | None
     exit_signal: str | None
+    detached_at: datetime | None = None  # the last client left; None while one is attached
+    job: str | None = None  # the foreground job when the last client left, or after; None: a shell at its prompt
+    job_ended_at: datetime | None = None  # that job has ended meanwhile, while nobody was attached
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +390,14 @@ class Launcher(Protocol):
 # ------------------------------------------------------------------------------------------------ recording
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class StreamPosition:
+    """A place between two events of a session's recording. Positions of one session are ordered by time."""
+
+    lap: int  # of the spool; the recording file has one block for each
+    offset: int  # bytes of events into the lap
+
+
 class Recorder(Protocol):
     """Takes one terminal session's output. The hot path is `read_from` alone: one readv into mapped memory."""
 
@@ -400,6 +412,11 @@ class Recorder(Protocol):
     @property
     def output_bytes(self) -> int:
         """All output since the session's start, across gateways."""
+        ...
+
+    @property
+    def position(self) -> StreamPosition:
+        """Behind everything that was recorded so far. Cheap."""
         ...
 
     def append(self, data: bytes) -> None:
@@ -431,4 +448,42 @@ class Recordings(Protocol):
 
     async def finish_left_over(self, session_ids_alive: frozenset[str]) -> None:
         """Fold the spools of sessions that are gone into their recordings."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------- screens
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """What brings a client's terminal into a session's state at one position of its recording."""
+
+    data: bytes
+    is_exact: bool  # False: plain last lines only; have the program draw itself (a window change)
+
+
+class Screens(Protocol):
+    """Knows what each terminal session's screen looks like, from its recording (recording/screen). No call raises, and
+    each ends in bounded time: without the terminal model a client gets plain lines."""
+
+    async def paint(
+        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+    ) -> Painting:
+        """The screen as of `until`, for a client's terminal of `size`, which the recording knows already (RESIZE).
+
+        `notice` is one line of ours; it stands just above the screen, in the client's own scrollback. The bytes ask
+        the client's terminal nothing. Ends within a second.
+        """
+        ...
+
+    def follow(self, session_id: str, until: StreamPosition) -> None:
+        """Bring the session's keyframe up to there in the background: after each lap, at a detach, at an adoption."""
+        ...
+
+    async def answers(self, session_id: str, since: StreamPosition, until: StreamPosition) -> bytes:
+        """What a terminal replies to the questions in the output between; empty if there are none."""
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """The session has ended: its keyframe goes."""
         ...

@@ -31,6 +31,7 @@ LIBRARIES = {
     "cronsim": {"gateway/upkeep", "gateway/config.py"},
     "psutil": {"gateway/upkeep"},
     "zstandard": {"gateway/recording"},
+    "pyghostty": {"gateway/recording/screen/ghostty.py"},
     "cryptography": {"gateway/ssh", "gateway/caller_keys.py"},
     "pydantic": {"gateway/config.py"},
 }
