@@ -58,9 +58,9 @@ class ForwardingGatehouse(Gatehouse):
     async def open_display(self, facts: ConnectionFacts, request: DisplayRequest, carry: Carry) -> Display:
         await self._decide()
         self.carries.append(carry)
-        name = f"localhost:{9 + len(self.carries)}.{request.screen}"
-        display = Display(name, [], carry, is_single=request.is_single, spawn=lambda work, name: None)  # type: ignore[arg-type,return-value]
-        display.on_closed = lambda: self._note_closed(name)
+        display = Display("w", request, carry, spawn=lambda work, name: None)  # type: ignore[arg-type,return-value]
+        display.listen(9 + len(self.carries), [])
+        display.on_closed = lambda: self._note_closed(display.name)
         return display
 
     def _note_closed(self, name: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from gateway.errors import DisplayRefused, KeeperRefused
 from gateway.forwarding import displays
 from gateway.forwarding.displays import PORT_OF_DISPLAY_0, Display, DisplayRequest, Displays, display_request
-from gateway.interfaces import Keeper, Workspace
+from gateway.interfaces import Keeper, ProgramSpec, Workspace
 from tests.support.installed import free_port
 from tests.support.local_keepers import LocalKeeper, LocalKeepers, LocalLauncher
 
@@ -65,6 +65,16 @@ class House:
     async def open(self, request: DisplayRequest = REQUEST) -> Display:
         return await self.displays.open(self.workspace, request, self._carry)
 
+    async def shell(self, **environment: str) -> int:
+        """The pid of a program that was begun by an earlier client; it ends with the house."""
+        keeper = await self.keepers.keeper_for(self.workspace)
+        variables = {name.encode(): value.encode() for name, value in environment.items()}
+        spec = ProgramSpec("old", (b"sleep", b"600"), b"/bin/sleep", variables, b"/")
+        program = await keeper.start(spec)
+        program.close()
+        self.keepers.made[0].started.remove(spec)
+        return program.pid
+
     async def _carry(self, program: socket.socket, host: str, port: int) -> None:
         self.carried.append((program, host, port))
         self.connected.set()
@@ -83,6 +93,7 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(displays, "DISPLAY_FIRST", free_port() - PORT_OF_DISPLAY_0)  # clear of whoever else forwards
+    monkeypatch.setattr(displays, "DISPLAYS_SPREAD", 1)  # the first one
     house = House(tmp_path)
     yield house
     await house.close()
@@ -239,3 +250,121 @@ async def test_all_displays_taken_is_said(house: House, monkeypatch: pytest.Monk
     monkeypatch.setattr(displays, "DISPLAYS_MAX", 0)
     with pytest.raises(DisplayRefused, match="taken"):
         await house.open()
+
+
+# ------------------------------------------------------------------- a client attaches to the shell of an earlier one
+
+
+async def gone_before(house: House) -> Display:
+    """The display of a client that has gone; its number is free."""
+    display = await house.open()
+    display.close()
+    return display
+
+
+@pytest.fixture
+async def newer(house: House) -> AsyncIterator[Display]:
+    """The display of a client that came while another one had the first number."""
+    earlier = await house.open()
+    newer = await house.open(DisplayRequest(COOKIE, "aa" * 16, 0, is_single=False))
+    earlier.close()
+    yield newer
+    newer.close()
+
+
+async def is_answered(number: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", PORT_OF_DISPLAY_0 + number), 10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+async def test_old_shell_s_display_leads_to_the_client_that_attaches(house: House, newer: Display) -> None:
+    """Its own number is given up, and the cookie is there before somebody answers."""
+    first, own = displays.DISPLAY_FIRST, newer.number
+    await house.displays.follow(house.workspace, newer.name, await house.shell(DISPLAY=f"localhost:{first}.0"))
+    assert (newer.number, await is_answered(first), await is_answered(own)) == (first, True, False)
+    assert house.said == f"remove unix:{first}.0\nadd unix:{first}.0 {COOKIE} {'aa' * 16}\n"
+
+
+async def test_two_clients_on_one_shell_the_newest_has_its_display(house: House) -> None:
+    older, newer = await house.open(), await house.open(DisplayRequest(COOKIE, "aa" * 16, 0, is_single=False))
+    number = older.number
+    await house.displays.follow(house.workspace, newer.name, await house.shell(DISPLAY=older.name))
+    assert newer.number == number
+    older.close()  # of its client: nothing that is another's by now
+    assert await is_answered(number)
+    newer.close()
+    assert not await is_answered(number)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ":0", "otherhost:10.0", "localhost:1.0", "localhost:99999.0", "localhost:-5", "localhost:" + "1" * 5000,
+     "localhost:{first}.0x", "unix:{first}"],
+)  # fmt: skip
+async def test_what_is_no_display_of_ours_is_left_alone(house: House, newer: Display, name: str) -> None:
+    own = newer.number
+    pid = await house.shell(DISPLAY=name.format(first=displays.DISPLAY_FIRST))
+    await house.displays.follow(house.workspace, newer.name, pid)
+    assert (newer.number, await is_answered(own)) == (own, True)
+
+
+async def test_shell_without_a_display_and_one_that_has_ended_change_nothing(house: House, newer: Display) -> None:
+    own = newer.number
+    await house.displays.follow(house.workspace, newer.name, await house.shell())
+    await house.displays.follow(house.workspace, newer.name, 2**22 + 1)  # beyond every pid (proc(5), pid_max)
+    assert (newer.number, await is_answered(own)) == (own, True)
+
+
+async def test_number_that_somebody_else_has_by_now_is_theirs(house: House, newer: Display) -> None:
+    first, own = displays.DISPLAY_FIRST, newer.number
+    with socket.create_server(("127.0.0.1", PORT_OF_DISPLAY_0 + first)):
+        await house.displays.follow(house.workspace, newer.name, await house.shell(DISPLAY=f"localhost:{first}.0"))
+    assert (newer.number, await is_answered(own)) == (own, True)
+
+
+async def test_number_of_another_workspace_s_client_is_not_taken_from_it(house: House) -> None:
+    """A program says what it likes of the display that it was begun with."""
+    theirs, newer = await house.open(), await house.open()
+    theirs.workspace_id = "another"
+    number = theirs.number
+    await house.displays.follow(house.workspace, newer.name, await house.shell(DISPLAY=theirs.name))
+    assert (theirs.number, newer.number != number, await is_answered(number)) == (number, True, True)
+    theirs.close()
+    newer.close()
+
+
+async def test_client_that_goes_while_its_display_moves_leaves_nothing(house: House, newer: Display) -> None:
+    first = displays.DISPLAY_FIRST
+    pid = await house.shell(DISPLAY=f"localhost:{first}.0")
+    house.set_xauth("mkfifo $HOME/go; echo >$HOME/said; cat $HOME/go")
+    (house.workspace.home / "said").unlink()
+    following = asyncio.create_task(house.displays.follow(house.workspace, newer.name, pid))
+    async with asyncio.timeout(10):
+        while not (house.workspace.home / "said").exists():
+            await asyncio.sleep(0.01)
+    newer.close()
+    (house.workspace.home / "go").write_text("")
+    await following
+    assert not await is_answered(first)
+
+
+async def test_display_that_is_gone_follows_nobody(house: House) -> None:
+    gone = await gone_before(house)
+    started = len(house.keepers.made[0].started)
+    await house.displays.follow(house.workspace, gone.name, 1)
+    assert len(house.keepers.made[0].started) == started
+
+
+async def test_numbers_are_spread_so_that_a_detached_shell_s_is_likely_free(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(displays, "DISPLAYS_SPREAD", 40)
+    numbers = set()
+    for _ in range(8):
+        display = await house.open()
+        numbers.add(display.number)
+        display.close()
+    assert len(numbers) > 1
