@@ -306,6 +306,11 @@ class Keeper(Protocol):
         """Give a terminal back: the keeper drains it from now on. The caller has stopped reading it before."""
         ...
 
+    async def want(self, session_id: str, *, end: bool = False) -> bool:
+        """Have the gateway that owns the program asked to release it, or with `end` to end it. It does so when it can:
+        `KeeperListener.unowned` tells. False: nobody else has it. Raises KeeperRefused if this keeper cannot ask."""
+        ...
+
     async def signal(self, session_id: str, name: str) -> None:
         """Signal the program's process group; `name` without SIG (RFC 4254 §6.9)."""
         ...
@@ -344,6 +349,19 @@ class Keeper(Protocol):
         ...
 
 
+class KeeperListener(Protocol):
+    """Hears of what other gateways at the same keeper do. Called on the event loop, must not block. A keeper may lie:
+    nothing is done for a session that is not this workspace's."""
+
+    def unowned(self, keeper: Keeper, session_id: str) -> None:
+        """Another gateway released the program, or is gone."""
+        ...
+
+    def wanted(self, keeper: Keeper, session_id: str, *, end: bool) -> None:
+        """Another gateway asks for a program of ours; `end`: asks to end it."""
+        ...
+
+
 class Keepers(Protocol):
     """All keepers of this gateway: finds the running ones, starts missing ones, one per workspace."""
 
@@ -359,6 +377,10 @@ class Keepers(Protocol):
         ...
 
     def running(self) -> list[Keeper]: ...
+
+    def listen_to(self, listener: KeeperListener | None) -> None:
+        """From now on `listener` hears of other gateways, at every keeper."""
+        ...
 
     async def close(self) -> None:
         """Close our ends; the keepers and their programs live on."""

@@ -4,10 +4,13 @@
     reply     {"id": 7, "ok": {…}}                   keeper → gateway, at most three descriptors with it
     refusal   {"id": 7, "error": {"code": "…", "message": "…"}}
     event     {"event": "exit", "session": "…", …}   keeper → the owner, without an id
+              {"event": "wanted", "session": "…", …} keeper → the owner: another gateway asked for it
+              {"event": "unowned", "session": "…"}   keeper → all others: its owner released it, or is gone
 
 Bytes that need not be UTF-8 (arguments, environment, paths) travel as text by surrogateescape, so a message is no
-larger than what it carries. A field that is not known is ignored; a verb that is not known is refused by name: that
-is how a newer gateway speaks to an older keeper.
+larger than what it carries. A field or an event that is not known is ignored; a verb that is not known is refused by
+name: that is how a newer gateway speaks to an older keeper, and an older gateway to a newer keeper. `VERSION` changes
+only with what they could not get over so; then keepers that run must be ended to be used again.
 """
 
 from __future__ import annotations

@@ -214,11 +214,14 @@ class Keeper:
         return program
 
     def disown(self, program: Program) -> None:
-        """Nobody reads it from now on but us."""
-        program.owner = None
+        """Nobody reads it from now on but us, until another connection adopts it: the others are told."""
+        former, program.owner = program.owner, None
         if program.master is not None and not program.is_draining:
             program.is_draining = True
             self._selector.register(program.master, selectors.EVENT_READ, lambda: self._drain(program))
+        for client in list(self.clients):
+            if client is not former and client.has_greeted:
+                self.tell(client, {"event": "unowned", "session": program.session})
 
     def hand_over(self, program: Program, owner: Client) -> None:
         """Stop reading *first*: an event that already waits in this batch finds us no longer the reader."""
@@ -281,11 +284,12 @@ class Keeper:
         for oldest in self.programs.note_exit(program, status):
             self.forget(oldest)
         if isinstance(program.owner, Client):
-            self._tell(program.owner, {"event": "exit", "session": program.session, "exit": program.exit})
+            self.tell(program.owner, {"event": "exit", "session": program.session, "exit": program.exit})
         if program.is_forgotten_at_exit:
             self.forget(program)
 
-    def _tell(self, client: Client, event: protocol.Message) -> None:
+    def tell(self, client: Client, event: protocol.Message) -> None:
+        """An event. A client that cannot be told is dropped, as one that has gone."""
         try:
             client.send(event)
         except (ClientGone, OSError):

@@ -203,6 +203,17 @@ def _release(keeper: Keeper, client: Client, request: protocol.Message) -> Reply
     return Reply()
 
 
+def _want(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
+    """Pass on to another connection that we would have its program, or have it ended: it does so when it can. Nothing
+    is taken from anybody: two readers would split a terminal's output."""
+    program = _known_program(keeper, request)
+    owner = program.owner
+    if not isinstance(owner, Client) or owner is client:
+        return Reply({"asked": False})
+    keeper.tell(owner, {"event": "wanted", "session": program.session, "end": request.get("end") is True})
+    return Reply({"asked": True})
+
+
 def _socket(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
     """Unconnected: the gateway resolves, decides and connects, so nothing here waits for a name or a peer."""
     family = _FAMILIES.get(protocol.text_in(request, "family", chars_max=8))
@@ -294,6 +305,7 @@ VERBS: dict[str, Callable[[Keeper, Client, protocol.Message], Reply]] = {
     "adopt": _adopt,
     "drop-ring": _drop_ring,
     "release": _release,
+    "want": _want,
     "socket": _socket,
     "connect": _connect,
     "listen": _listen,

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.config import SessionSettings
 from gateway.errors import GatewayError, KeeperGone, LauncherUnavailable
 from gateway.events import Event
-from gateway.interfaces import Keeper, Workspace
+from gateway.interfaces import Keeper, KeeperListener, Workspace
 from gateway.launchers.agent_socket import AgentSocket
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.launchers.link import KeeperLink
@@ -40,6 +40,7 @@ class WorkspaceKeepers:
         self._starts: dict[str, asyncio.Task[KeeperLink]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
+        self._listener: KeeperListener | None = None
         self._children: set[int] = set()  # what we started and have not reaped: sandboxes, or keepers without one
 
     async def find(self) -> list[Keeper]:
@@ -66,6 +67,9 @@ class WorkspaceKeepers:
 
     def running(self) -> list[Keeper]:
         return list(self._links.values())
+
+    def listen_to(self, listener: KeeperListener | None) -> None:
+        self._listener = listener
 
     def agent_path(self, workspace_id: str) -> AgentSocket:
         """Where a forwarded agent answers; needs no keeper. Raises OSError."""
@@ -119,6 +123,7 @@ class WorkspaceKeepers:
             launcher_name=place.read_note().launcher,
             on_closed=self._forget,
             kill=place.kill,
+            listener=lambda: self._listener,
         )
         try:
             await link.hello(self._gateway_id)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gateway.errors import KeeperGone, KeeperRefused, ProgramFailed
 from gateway.events import Event
-from gateway.interfaces import KeptProgram, Program, ProgramExit, ProgramSpec
+from gateway.interfaces import KeeperListener, KeptProgram, Program, ProgramExit, ProgramSpec
 from gateway.keeper import protocol
 from gateway.launchers.answers import Answer, AnswerWrong, exit_of, kept_programs, program_of
 from gateway.launchers.conversation import Conversation, KeeperDeclined
@@ -35,12 +35,15 @@ class KeeperLink:
         answer_seconds: float,
         on_closed: Callable[[KeeperLink], None],
         kill: Callable[[], None],
+        listener: Callable[[], KeeperListener | None] = lambda: None,
     ) -> None:
+        """`listener`: who hears, at the time, what concerns other gateways at the same keeper."""
         self._workspace_id = workspace_id
         self.launcher_name = launcher_name  # the wall it was started behind
         self._closed = asyncio.Event()
         self._on_closed = on_closed
         self._kill = kill
+        self._listener = listener
         self._programs: dict[str, Program] = {}
         self._conversation = Conversation(
             connection, answer_seconds=answer_seconds, on_event=self._take_event, on_end=self._end
@@ -118,6 +121,17 @@ class KeeperLink:
     async def release(self, session_id: str) -> None:
         await self._ask("release", session=session_id)
         self._stop_waiting(session_id)  # its end is the next owner's to hear
+
+    async def want(self, session_id: str, *, end: bool = False) -> bool:
+        try:
+            return (await self._ask("want", session=session_id, end=end)).get("asked") is True
+        except KeeperDeclined as declined:
+            if declined.refusal == "unknown_verb":
+                raise KeeperRefused(
+                    "a gateway that was replaced still has this session, and the workspace's keeper is of a version "
+                    "that cannot ask for it; close the terminal it is open in"
+                ) from None
+            raise
 
     async def signal(self, session_id: str, name: str) -> None:
         await self._ask("signal", unless="ended", session=session_id, name=name)
@@ -221,6 +235,8 @@ class KeeperLink:
             self._conversation.tell(verb, {"session": session_id})
 
     def _take_event(self, message: protocol.Message) -> None:
+        if message["event"] in ("wanted", "unowned"):
+            self._tell_listener(message)
         if message["event"] != "exit":
             return  # from a newer keeper
         try:
@@ -232,6 +248,15 @@ class KeeperLink:
         program = self._programs.pop(str(message.get("session")), None)
         if program is not None and not program.exited.done():
             program.exited.set_result(end)
+
+    def _tell_listener(self, message: protocol.Message) -> None:
+        listener, session = self._listener(), message.get("session")
+        if listener is None or not isinstance(session, str):
+            return
+        if message["event"] == "unowned":
+            listener.unowned(self, session)
+        elif session in self._programs:
+            listener.wanted(self, session, end=message.get("end") is True)
 
     def _end(self, reason: str) -> None:
         """The keeper is gone for us, and its programs with it: everyone who waits is told, each once."""

@@ -137,6 +137,35 @@ def test_the_end_of_the_owner_makes_the_keeper_the_reader(stage: Stage) -> None:
     assert len(stage.program.ring) == len(b"unread")
 
 
+def test_whoever_is_left_hears_that_a_program_is_nobodys(stage: Stage) -> None:
+    """By a release, and by the end of its owner; never the one who let it go."""
+    owner, other = stage.connect(), stage.connect()
+    stage.program.owner = stage.keeper.clients[0]
+    assert stage.ask(owner, "release", session="s1")[0] == {"id": 1, "ok": {}}
+    assert stage.answer(other)[0] == {"event": "unowned", "session": "s1"}
+    stage.program.owner = stage.keeper.clients[0]
+    owner.close()
+    stage.turn()
+    assert stage.answer(other)[0] == {"event": "unowned", "session": "s1"}
+
+
+def test_a_wish_is_passed_on_to_the_owner_and_takes_nothing(stage: Stage) -> None:
+    owner, other = stage.connect(), stage.connect()
+    stage.program.owner = stage.keeper.clients[0]
+    for end in (False, True):
+        assert stage.ask(other, "want", session="s1", end=end)[0]["ok"] == {"asked": True}
+        assert stage.answer(owner)[0] == {"event": "wanted", "session": "s1", "end": end}
+    assert stage.program.owner is stage.keeper.clients[0]
+
+
+def test_a_wish_for_what_is_ones_own_nobodys_or_unknown_asks_nobody(stage: Stage) -> None:
+    client = stage.connect()
+    assert stage.ask(client, "want", session="s1")[0]["ok"] == {"asked": False}
+    stage.program.owner = stage.keeper.clients[0]
+    assert stage.ask(client, "want", session="s1")[0]["ok"] == {"asked": False}
+    assert stage.ask(client, "want", session="s2")[0]["error"]["code"] == "unknown_session"  # type: ignore[index]
+
+
 def test_a_verb_that_fails_is_answered_and_ends_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise MemoryError
@@ -175,7 +204,7 @@ def test_a_client_that_does_not_read_its_events_is_dropped_in_the_end(
     stage.connect()
     (ours,) = stage.keeper.clients
     for number in range(10_000):
-        stage.keeper._tell(ours, {"event": "exit", "session": f"{number:0500}"})
+        stage.keeper.tell(ours, {"event": "exit", "session": f"{number:0500}"})
         if ours.is_closed:
             break
     assert stage.keeper.clients == []

@@ -34,7 +34,15 @@ class Liar:
             answer_seconds=answer_seconds,
             on_closed=lambda link: None,
             kill=self._kill,
+            listener=lambda: self,
         )
+        self.heard: list[tuple[str, str]] = []
+
+    def unowned(self, keeper: object, session_id: str) -> None:
+        self.heard.append(("unowned", session_id))
+
+    def wanted(self, keeper: object, session_id: str, *, end: bool) -> None:
+        self.heard.append(("ended" if end else "wanted", session_id))
 
     def _kill(self) -> None:
         self.killed += 1
@@ -348,3 +356,32 @@ async def test_a_keeper_that_refuses_to_end_is_ended_by_force(liar: Liar) -> Non
     await task
     assert liar.killed == 1
     assert liar.link.closed.is_set()
+
+
+async def test_other_gateways_wishes_are_heard_for_our_programs_alone(liar: Liar) -> None:
+    with ExitStack() as stack:
+        program = await start(liar, {"pid": 5}, terminal_fds(stack)[0])
+    for message in (
+        {"event": "wanted", "session": "s1"},
+        {"event": "wanted", "session": "s1", "end": True},
+        {"event": "wanted", "session": "somebody else's"},
+        {"event": "wanted", "session": 7},
+        {"event": "unowned", "session": ["s1"]},
+        {"event": "unowned", "session": "s2"},
+        {"event": "of a newer keeper", "session": "s1"},
+    ):
+        liar.say(message)
+    asked = asyncio.create_task(liar.link.want("s2"))
+    assert (await liar.answer({"asked": True}))["verb"] == "want"
+    assert await asked
+    assert liar.heard == [("wanted", "s1"), ("ended", "s1"), ("unowned", "s2")]
+    os.close(program.terminal_fd or 0)
+
+
+async def test_a_keeper_that_cannot_pass_on_a_wish_is_refused_in_words(liar: Liar) -> None:
+    asked = asyncio.create_task(liar.link.want("s1"))
+    request = await liar.request()
+    liar.say({"id": request["id"], "error": {"code": "unknown_verb", "message": "this keeper speaks version 1"}})
+    with pytest.raises(KeeperRefused, match="close the terminal it is open in"):
+        await asked
+    assert not liar.link.closed.is_set()
