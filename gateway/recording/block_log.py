@@ -22,7 +22,7 @@ from typing import NamedTuple
 import zstandard
 
 from gateway.errors import RecordingDamaged
-from gateway.recording.layout import RecordingMeta, gap_event, marker_event
+from gateway.recording.layout import RecordingMeta, gap_event, lost_in, marker_event
 
 SUFFIX = ".hpr"
 
@@ -33,6 +33,7 @@ _CRC = struct.Struct("<I")
 _BLOCK_MAGIC = b"HPBK"
 _BLOCK_HEAD = struct.Struct("<4sIQQQII")
 _IS_LAST = 1  # flag: the size limit was reached, nothing follows
+_HAS_LOSS = 2  # flag: a gap event was put before the lap's own events, whose offsets count from behind it
 _META_BYTES_MAX = 64 * 1024
 # Far above any spool segment: a reader must not allocate what a damaged head asks for.
 _BLOCK_BYTES_MAX = 64 * 1024 * 1024
@@ -53,8 +54,17 @@ class BlockHead(NamedTuple):
     data_at: int
 
     @property
+    def start_at(self) -> int:
+        return self.data_at - _BLOCK_HEAD.size - _CRC.size
+
+    @property
     def end_at(self) -> int:
         return self.data_at + self.data_bytes
+
+    @property
+    def is_last(self) -> bool:
+        """Holds only the marker that the recording reached its size limit."""
+        return bool(self.flags & _IS_LAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class BlockWriter:
         for lap in laps:
             if lap.lap <= lap_last or self.is_full:
                 continue
-            block = self._block(lap, lap.events(), flags=0)
+            block = self._block(lap, lap.events(), flags=_HAS_LOSS if lap.lost_before_bytes else 0)
             lap_last = lap.lap
             if size + len(block) > self._bytes_max:
                 text = f"recording stopped: it reached its limit of {self._bytes_max} bytes"
@@ -169,12 +179,8 @@ class BlockReader:
     def blocks(self) -> Iterator[tuple[BlockHead, bytes]]:
         """Each further block with its events. Ends cleanly at the first that is not whole; see `unread_bytes`."""
         for head in block_heads(self._fd, self._at):
-            data = os.pread(self._fd, head.data_bytes, head.data_at)
-            if len(data) != head.data_bytes or _crc(head, data) != head.crc:
-                return
-            try:
-                raw = self._decompressor.decompress(data, max_output_size=max(head.raw_bytes, 1))
-            except zstandard.ZstdError:
+            raw = read_block(self._fd, head, self._decompressor)
+            if raw is None:
                 return
             self._at = head.end_at
             yield head, raw
@@ -219,6 +225,28 @@ def block_heads(fd: int, at: int) -> Iterator[BlockHead]:
             return
         yield head
         at = head.end_at
+
+
+def read_block(fd: int, head: BlockHead, decompressor: zstandard.ZstdDecompressor) -> bytes | None:
+    """The events of a block; None: it is not whole."""
+    data = os.pread(fd, head.data_bytes, head.data_at)
+    if len(data) != head.data_bytes or _crc(head, data) != head.crc:
+        return None
+    try:
+        return decompressor.decompress(data, max_output_size=max(head.raw_bytes, 1))
+    except zstandard.ZstdError:
+        return None
+
+
+def read_lap(fd: int, head: BlockHead, decompressor: zstandard.ZstdDecompressor) -> LapData | None:
+    """The lap that a block holds, with its own events as they lay in the spool; None: it is not whole."""
+    raw = read_block(fd, head, decompressor)
+    if raw is None:
+        return None
+    lost_bytes, gap_size = 0, 0
+    if head.flags & _HAS_LOSS:
+        lost_bytes, gap_size = lost_in(raw[: len(gap_event(0))]), len(gap_event(0))
+    return LapData(head.lap, head.start_us, head.end_us, lost_bytes, memoryview(raw)[gap_size:])
 
 
 def read_file_head(fd: int) -> tuple[RecordingMeta, int]:

@@ -16,7 +16,7 @@ from os import readv
 
 from gateway.errors import GatewayError
 from gateway.events import Event
-from gateway.interfaces import ProgramExit, WindowSize
+from gateway.interfaces import ProgramExit, StreamPosition, WindowSize
 from gateway.log import log_event, log_failure, log_warning
 from gateway.recording.block_log import BlockWriter
 from gateway.recording.layout import (
@@ -46,6 +46,9 @@ READ_BYTES_MIN = 4096
 _MARK_BYTES_MAX = 2048
 # Closing waits this long for the disk; afterwards the spool stays, and the next start finishes it.
 CLOSE_SECONDS = 10.0
+# Without a recording file: laps behind the one being filled that stay readable, for the keyframe to catch up with a
+# flood.
+_LAPS_KEPT_UNRECORDED = 3
 # A full disk drops a lap every few milliseconds; the journal hears of it this often.
 _GAP_LOG_SECONDS = 60.0
 
@@ -67,13 +70,18 @@ class SpoolRecorder:
         size: WindowSize,
         writer: BlockWriter | None,
         executor: Executor,
+        lap_ended: Callable[[str, StreamPosition], None],
         closed: Callable[[str], None],
     ) -> None:
-        """Continues at `progress`. Without a writer nothing is recorded and the spool holds the newest output only."""
+        """Continues at `progress`. Without a writer nothing is recorded and the spool holds the newest output only.
+
+        `lap_ended` hears where the next lap begins, each time one is full.
+        """
         self._session_id = session_id
         self._spool = spool
         self._writer = writer
         self._executor = executor
+        self._lap_ended = lap_ended
         self._closed = closed
         self._size = size
         self._view = spool.view
@@ -119,9 +127,17 @@ class SpoolRecorder:
         return view[:count]
 
     @property
+    def spool(self) -> Spool:
+        return self._spool
+
+    @property
     def output_bytes(self) -> int:
         """All output since the session's start, also what earlier gateways recorded."""
         return self._output_bytes
+
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(self._lap.number, self._position - self._lap_start)
 
     # ---------------------------------------------------------------------------------------------------- marks
 
@@ -205,7 +221,7 @@ class SpoolRecorder:
         self._spool.end_lap(self._lap, position=self._position, end_us=self._last_us)
         self._full_laps.append(self._lap)
         if self._writer is None:
-            self._free_laps(len(self._full_laps) - 1)  # the newest is kept: it may be on someone's screen
+            self._free_laps(max(0, len(self._full_laps) - _LAPS_KEPT_UNRECORDED))
         segment = next((i for i in self._spool.free_segments() if self._has_room(i)), None)
         lost_bytes, has_gap = 0, segment is None
         if segment is None:
@@ -216,6 +232,7 @@ class SpoolRecorder:
         if has_gap:  # resizes may have gone with it
             self._put(0, Kind.RESIZE, encode_size(self._size))
         self._hand_over()
+        self._lap_ended(self._session_id, StreamPosition(lap.number, 0))
 
     def _has_room(self, segment: int) -> bool:
         start = self._spool.segment_start(segment)
@@ -241,6 +258,7 @@ class SpoolRecorder:
     def _enter(self, lap: Lap, position: int) -> None:
         self._lap = lap
         self._lap_bits = lap.number << POSITION_BITS
+        self._lap_start = self._spool.segment_start(lap.segment)
         self._position = position
         self._room_end = self._spool.reserved(lap.segment)
 

@@ -1,6 +1,7 @@
 """All recordings of this gateway: makes recorders, finishes what an earlier gateway left, finds, lists and deletes.
 
-`recordings_dir/<session id>.hpr` is the recording, `spools_dir/<session id>.spool` what has not got there yet.
+`recordings_dir/<session id>.hpr` is the recording, `spools_dir/<session id>.spool` what has not got there yet, and
+`spools_dir/<session id>.screen` the keyframe of a running session (screen/keyframe.py).
 `Archive` needs no gateway and no event loop; `FileRecordings` adds what a running gateway does.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +20,7 @@ from pathlib import Path
 from gateway.config import RecordingSettings
 from gateway.errors import CommandRefused, GatewayError, RecordingDamaged
 from gateway.events import Event
-from gateway.interfaces import Recorder, WindowSize, Workspace
+from gateway.interfaces import Recorder, StreamPosition, WindowSize, Workspace
 from gateway.log import log_failure, log_warning
 from gateway.recording import block_log, spool
 from gateway.recording.block_log import BlockReader, BlockWriter, new_compressor
@@ -26,7 +28,9 @@ from gateway.recording.layout import RecordingMeta, new_meta
 from gateway.recording.reader import RecordingReader, read_spool_meta
 from gateway.recording.recorder import SpoolRecorder
 from gateway.recording.spool import Progress, Spool, SpoolBusy
+from gateway.recording.stream import StreamFiles
 
+KEYFRAME_SUFFIX = ".screen"
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 # Stopping waits this long for the recorder thread; what it has not written is in the spools.
 CLOSE_SECONDS = 10.0
@@ -56,6 +60,9 @@ class Archive:
 
     def spool_path(self, session_id: str) -> Path:
         return self.spools_dir / (_checked_id(session_id) + spool.SUFFIX)
+
+    def keyframe_path(self, session_id: str) -> Path:
+        return self.spools_dir / (_checked_id(session_id) + KEYFRAME_SUFFIX)
 
     def session_ids(self) -> list[str]:
         """Of every recording and spool, oldest first (the ids sort by time)."""
@@ -89,6 +96,13 @@ class Archive:
                 self.recording_path(session_id).unlink()
                 count += 1
         return count
+
+    def remove_stray_keyframes(self) -> None:
+        """A session without a spool has ended. Its own end removes the keyframe; a crash may have come before that."""
+        spooled = set(self.spool_ids())
+        for path in _files(self.spools_dir, KEYFRAME_SUFFIX):
+            if path.stem not in spooled:
+                path.unlink(missing_ok=True)
 
     def unused_since(self, cutoff: datetime) -> Sequence[str]:
         """Sessions whose recording was last written before `cutoff`, without those that have a spool: they live, or
@@ -139,6 +153,8 @@ class FileRecordings:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._compressor = new_compressor()
         self._live: dict[str, SpoolRecorder] = {}
+        # Hears of each full lap, and where the next begins. On the event loop, in the middle of a read: be quick.
+        self.lap_ended: Callable[[str, StreamPosition], None] = lambda session_id, position: None
 
     def recorder_for(self, session_id: str, *, workspace: Workspace, size: WindowSize, term: str) -> Recorder:
         assert session_id not in self._live, "a session has one recorder"
@@ -154,10 +170,28 @@ class FileRecordings:
             size=size,
             writer=writer,
             executor=self._executor,
+            lap_ended=self._lap_ended,
             closed=self._forget,
         )
         self._live[session_id] = recorder
         return recorder
+
+    def open_stream(self, session_id: str) -> StreamFiles:
+        """What a session has printed, to be read by position; the caller closes it. Raises OSError, and CommandRefused
+        for what is no session id."""
+        recorder = self._live.get(session_id)
+        has_recording = recorder is None or recorder.spool.is_recorded
+        spool_fd = (
+            _open_or_none(self.archive.spool_path(session_id)) if recorder is None else recorder.spool.open_to_read()
+        )
+        try:
+            return StreamFiles(
+                _open_or_none(self.archive.recording_path(session_id)) if has_recording else None, spool_fd
+            )
+        except BaseException:
+            if spool_fd is not None:
+                os.close(spool_fd)
+            raise
 
     async def finish_left_over(self, session_ids_alive: frozenset[str]) -> None:
         """What cannot be finished now (a full disk, a spool another gateway holds) stays for the next time."""
@@ -165,6 +199,7 @@ class FileRecordings:
             if session_id not in session_ids_alive and session_id not in self._live:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._executor, self._finish, session_id)
+        await asyncio.to_thread(self.archive.remove_stray_keyframes)
 
     async def list(self) -> list[RecordingInfo]:
         return await asyncio.to_thread(self.archive.list)
@@ -188,6 +223,9 @@ class FileRecordings:
         self._executor.shutdown(wait=False)
         async with asyncio.timeout(CLOSE_SECONDS):
             await asyncio.to_thread(self._executor.shutdown, wait=True)
+
+    def _lap_ended(self, session_id: str, position: StreamPosition) -> None:
+        self.lap_ended(session_id, position)  # as it is by then: whoever listens may come after the recorder
 
     def _forget(self, session_id: str) -> None:
         self._live.pop(session_id, None)
@@ -217,6 +255,8 @@ class FileRecordings:
     def _begin(self, meta: RecordingMeta, *, is_recorded: bool) -> tuple[Spool, Progress]:
         """A new spool; without room for one, a spool in memory: the program matters more than its recording."""
         lap = 1
+        # A keyframe of the lost spool would speak of positions that this one gives to other bytes.
+        self.archive.keyframe_path(meta.session_id).unlink(missing_ok=True)
         recording = self.archive.recording_path(meta.session_id)
         if recording.exists():  # its spool was lost: go on after what is there, on the same clock
             with contextlib.suppress(RecordingDamaged), BlockReader(recording) as file:
@@ -262,6 +302,8 @@ class FileRecordings:
             _log_unfinished(session_id, error)
         finally:
             opened.close(is_removed=is_done)
+        if is_done:
+            self.archive.keyframe_path(session_id).unlink(missing_ok=True)
 
 
 def _log_unfinished(session_id: str, error: Exception) -> None:
@@ -289,6 +331,13 @@ def _files(directory: Path, suffix: str) -> Iterator[Path]:
 
 def _stems(directory: Path, suffix: str) -> list[str]:
     return sorted(path.stem for path in _files(directory, suffix))
+
+
+def _open_or_none(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def _size(path: Path) -> int:

@@ -90,6 +90,7 @@ class Spool:
         self.head = self.cells[_HEAD_CELL : _HEAD_CELL + 1]
         self.path = path
         self.output_bytes = self.cells[_OUTPUT_CELL : _OUTPUT_CELL + 1]
+        self._memory_fd: int | None = None  # of a spool without a file
         self.segment_bytes = self.cells[_SEGMENT_CELL]
         self.segment_count = self.cells[_COUNT_CELL]
 
@@ -99,9 +100,16 @@ class Spool:
     ) -> tuple[Spool, Progress]:
         """A new spool, or (no path) one in memory, which does not outlive the process. Raises OSError."""
         size = segment_bytes * SEGMENT_COUNT
-        mapping = mmap.mmap(-1, size) if path is None else _map_new(path, size)
+        memory_fd = None
+        if path is not None:
+            mapping = _map_new(path, size)
+        else:
+            memory_fd = os.memfd_create("spool", os.MFD_CLOEXEC)
+            os.ftruncate(memory_fd, size)
+            mapping = mmap.mmap(memory_fd, size)
         _write_head(mapping, meta, segment_bytes=segment_bytes, is_recorded=is_recorded)
         spool = cls(mapping, path)
+        spool._memory_fd = memory_fd
         start_us = max(0, clock_us() - spool.origin_us)
         spool.begin_lap(Lap(lap, 0), start_us=start_us, lost_before_bytes=0)
         mapping[:8] = _MAGIC  # last: without it, this is no spool
@@ -126,10 +134,8 @@ class Spool:
         so the copy is good if the cells say the same before and after. Raises FileNotFoundError, RecordingDamaged.
         """
         with path.open("rb", buffering=0) as file:
-            head = file.read(_HEAD_BYTES)
-            _check_head(head, os.fstat(file.fileno()).st_size, path)
             buffer = bytearray(os.fstat(file.fileno()).st_size)
-            buffer[: len(head)] = head
+            buffer[:_HEAD_BYTES] = _read_head(file.fileno(), path)
             copy = cls(buffer, path)
             current, position = copy.current_lap()
             for lap in [*copy.closed_laps(), *([current] if current else [])]:
@@ -137,10 +143,46 @@ class Spool:
                     start = copy.segment_start(lap.segment)
                     end = position if lap == current else copy.cells[copy._row(lap.segment) + _END]
                     os.preadv(file.fileno(), [copy.view[start:end]], start)
-            laps_after = cls(bytearray(os.pread(file.fileno(), _HEAD_BYTES, 0)), path)._lap_cells()
+            laps_after = cls.head_of(file.fileno())._lap_cells()
         before = copy._lap_cells()
         is_good = current is not None and all(b == a or b <= lap_last for b, a in zip(before, laps_after, strict=True))
         return copy if is_good else None
+
+    @classmethod
+    def head_of(cls, fd: int) -> Spool:
+        """A copy of the head alone, which tells the laps and nothing of what is in them. Raises RecordingDamaged."""
+        return cls(_read_head(fd, None), None)
+
+    @classmethod
+    def read_lap(cls, fd: int, number: int) -> LapData | None:
+        """One lap of a spool that somebody else may be writing, as far as it goes; None: it is not there any more.
+
+        Raises RecordingDamaged.
+        """
+        head = cls.head_of(fd)
+        lap, end = head.current_lap()
+        if lap is None or lap.number != number:
+            lap = next((closed for closed in head.closed_laps() if closed.number == number), None)
+            if lap is None:
+                return None
+            end = head.cells[head._row(lap.segment) + _END]
+        start = head.segment_start(lap.segment)
+        raw = os.pread(fd, max(0, end - start), start)
+        if cls.head_of(fd)._lap_cells()[lap.segment] != number:
+            return None  # its place was given to another lap while we read
+        row = head._row(lap.segment)
+        _, start_us, end_us, _, lost, _ = head.cells[row : row + _ROW_CELLS]
+        return LapData(number, start_us, end_us, lost, memoryview(raw))
+
+    def lap_numbers(self) -> list[int]:
+        """Of all laps that are there, oldest first."""
+        current = self.current_lap()[0]
+        return [lap.number for lap in self.closed_laps()] + ([current.number] if current else [])
+
+    def open_to_read(self) -> int:
+        """A descriptor of its own, for somebody who may read the spool and not change it. Raises OSError."""
+        path = f"/proc/self/fd/{self._memory_fd}" if self.path is None else self.path
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     # ------------------------------------------------------------------------------------------------ what it says
 
@@ -277,6 +319,9 @@ class Spool:
         """Unmap, and remove the file if nobody needs it again. Twice is harmless."""
         if is_removed and self.path is not None:
             self.path.unlink(missing_ok=True)
+        if self._memory_fd is not None:
+            os.close(self._memory_fd)
+            self._memory_fd = None
         for view in (self.head, self.output_bytes, self.cells, self.view):
             view.release()
         # Someone may still hold a view of the last read; the mapping then goes with that view.
@@ -346,7 +391,13 @@ def _write_head(mapping: mmap.mmap, meta: RecordingMeta, *, segment_bytes: int, 
     mapping[_META_AT + _META.size : _META_AT + _META.size + len(data)] = data
 
 
-def _check_head(head: mmap.mmap | bytes, size: int, path: Path) -> None:
+def _read_head(fd: int, path: Path | None) -> bytearray:
+    head = bytearray(os.pread(fd, _HEAD_BYTES, 0))
+    _check_head(head, os.fstat(fd).st_size, path)
+    return head
+
+
+def _check_head(head: mmap.mmap | bytearray, size: int, path: Path | None) -> None:
     if len(head) >= _HEAD_BYTES and head[:8] == _MAGIC:
         cells = struct.unpack_from("=8Q", head)
         segment_bytes, count = cells[_SEGMENT_CELL], cells[_COUNT_CELL]
