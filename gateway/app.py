@@ -33,7 +33,7 @@ from gateway.forwarding.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
 from gateway.ids import new_id
-from gateway.interfaces import SessionRow, SessionStatus, Workspace
+from gateway.interfaces import Painting, SessionRow, SessionStatus, StreamPosition, WindowSize, Workspace
 from gateway.launchers.choose import choose_launcher
 from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
@@ -55,6 +55,22 @@ from gateway.workspaces.create import WorkspaceYard, remove_half_made
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
+
+
+class _NoScreens:
+    """Until there is a terminal model: the program draws its screen itself."""
+
+    async def paint(
+        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+    ) -> Painting:
+        return Painting(f"\x1b[H\x1b[2J{notice}\r\n".encode(), is_exact=False)
+
+    def follow(self, session_id: str, until: StreamPosition) -> None: ...
+
+    async def answers(self, session_id: str, since: StreamPosition, until: StreamPosition) -> bytes:
+        return b""
+
+    def forget(self, session_id: str) -> None: ...
 
 
 class GatewayState(Enum):
@@ -123,7 +139,7 @@ class Gateway:
                                          settings=config.recording)  # fmt: skip
         self._resources.push_async_callback(self.recordings.close)
         self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher,
-                                 recordings=self.recordings, config=config, spawn=self.spawn,
+                                 recordings=self.recordings, screens=_NoScreens(), config=config, spawn=self.spawn,
                                  login_notice="; ".join(self.warnings))  # fmt: skip
         self.handover = Handover(sessions=self.sessions, store=self.store, keepers=self.keepers,
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,

@@ -26,6 +26,7 @@ class Event(StrEnum):
 
     SESSION_OPENED = "session.opened"
     SESSION_REFUSED = "session.refused"
+    SESSION_ATTACHED = "session.attached"
     SESSION_DETACHED = "session.detached"
     SESSION_ADOPTED = "session.adopted"
     SESSION_ENDED = "session.ended"

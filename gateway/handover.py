@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from typing import Protocol
 
 from gateway.errors import KeeperGone, KeeperRefused
@@ -20,13 +21,13 @@ from gateway.interfaces import (
     ProgramExit,
     Recordings,
     SessionRow,
-    Terminal,
-    WindowSize,
     Workspace,
 )
+from gateway.live import Live
 from gateway.log import log_event, log_failure, log_warning
 from gateway.session import SessionState
-from gateway.sessions import Live, Sessions, Spawn, log_ended, tell_keeper
+from gateway.sessions import Sessions, Spawn, log_ended, tell_keeper
+from gateway.terminal_session import TerminalSession
 
 
 class HandoverStore(Protocol):
@@ -109,10 +110,11 @@ class Handover:
 
     async def _adopt(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, row: SessionRow) -> None:
         program = await keeper.adopt(kept.session_id, until_confirmed=True)
-        size = WindowSize(row.columns or 0, row.rows or 0)
-        terminal = Terminal(term="", size=size, modes={}) if kept.is_terminal else None
         try:
-            live = self._sessions.track(workspace, keeper, program, row.kind, terminal)
+            # Whatever it was: its client is gone with the gateway before us, so it waits for the next.
+            live = self._sessions.track(
+                workspace, keeper, program, kind=row.kind, owner=row.key_fingerprint or "", name=row.name, is_kept=True
+            )
         except Exception:
             program.close()
             await tell_keeper(keeper.release(kept.session_id))
@@ -125,6 +127,11 @@ class Handover:
             keeper.confirm_backlog(kept.session_id)  # killed before this, the next gateway gets it again
             # The row is as old as its last flush; the spool counted to the end.
             live.session.bytes_out = live.recorder.output_bytes
+        if isinstance(live.session, TerminalSession):
+            live.session.has_nobody_yet()
+            live.detached_at = row.detached_at or datetime.now(UTC)
+            live.job, live.job_ended_at = row.job, row.job_ended_at
+            self._sessions.keep_in_mind(live)
         await self._store.mark_paused(kept.session_id)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
@@ -173,18 +180,15 @@ class Handover:
                     await self._sessions.changed.wait()
 
     async def _release(self, live: Live) -> None:
-        session, channel = live.session, live.session.channel
+        session = live.session
         if session.state is SessionState.ENDED:
             return  # it is being written down
-        self._sessions.forget(session.session_id)
-        session.stop_reading()
+        is_terminal = live.terminal is not None
+        self._sessions.give_up(live, "the gateway is stopping; this shell goes on running")
         try:
             if live.row is not None:
                 await live.row
-            if live.recorder is not None and not session.is_hung_up:
-                if channel is not None:
-                    live.recorder.mark_detach("the gateway stopped")
-                    channel.write_stderr(b"\r\nhomeport: the gateway is stopping; this shell goes on running\r\n")
+            if live.recorder is not None and is_terminal:
                 await live.keeper.release(session.session_id)
                 await live.recorder.close(is_final=False)
                 await self._store.mark_paused(session.session_id)

@@ -80,6 +80,11 @@ class InputPump:
         if not self._queue:
             self.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits for the program to read it."""
+        return not self._queue
+
     def discard(self) -> None:
         """Forget what was not written: nobody is there any more."""
         if self._is_watched and self._fd is not None:
@@ -132,6 +137,10 @@ class OutputPump:
         self._fd: int | None = fd
         self._session = session
         self._is_reading = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._fd is None
 
     def resume(self) -> None:
         """Go on reading, unless the client is slow."""
@@ -279,6 +288,11 @@ class TerminalPump(OutputPump):
         self._held.append(bytes(view))
         self._held_bytes += len(view)
         return len(view), not view
+
+    def flush(self) -> None:
+        """Pass on what is held back, so that whoever comes now gets only what is read from here on."""
+        if self._held:
+            self._send()
 
     def _send(self) -> None:
         """What was held back, to the client, if there is one."""

@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from gateway import access
+from gateway.attaching import Attaching, Found, Wish, attach_notice
 from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
@@ -29,21 +30,22 @@ from gateway.interfaces import (
     Program,
     ProgramExit,
     ProgramSpec,
-    Recorder,
     Recordings,
+    Screens,
     SessionActivity,
     SessionKind,
     SessionRequest,
-    Terminal,
-    WindowSize,
     Workspace,
 )
+from gateway.live import Live
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
+from gateway.pipe_session import PipeSession
 from gateway.program import program_spec
-from gateway.session import Channel, Session, SessionState
+from gateway.session import Channel, SessionState
 from gateway.sftp_audit import Note, SftpAudit, audit_of, is_auditable
-from gateway.terminal import set_window_size
+from gateway.terminal import set_window_size, window_size
+from gateway.terminal_session import TerminalSession
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
@@ -68,10 +70,15 @@ class SessionStore(Protocol):
         shell: str,
         shell_pid: int,
         recording: str | None,
+        name: str | None,
         working_directory: str | None,
     ) -> None: ...
 
-    async def mark_paused(self, session_id: str) -> None: ...
+    async def mark_paused(
+        self, session_id: str, *, detached_at: datetime | None = None, job: str | None = None
+    ) -> None: ...
+
+    async def mark_active(self, session_id: str, connection_id: str) -> None: ...
 
     async def end_session(
         self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
@@ -81,25 +88,6 @@ class SessionStore(Protocol):
 
     @property
     def note(self) -> Note: ...
-
-
-@dataclass(slots=True)
-class Live:
-    """A session with what it belongs to."""
-
-    session: Session
-    keeper: Keeper
-    workspace: Workspace
-    kind: SessionKind
-    recorder: Recorder | None
-    started: float  # time.monotonic()
-    end_reason: EndReason = EndReason.EXIT
-    row: asyncio.Task[None] | None = None  # writing it; never fails
-    audit: SftpAudit | None = None
-
-    @property
-    def is_attached(self) -> bool:
-        return self.session.channel is not None
 
 
 class Sessions:
@@ -112,6 +100,7 @@ class Sessions:
         keepers: Keepers,
         launcher: Launcher,
         recordings: Recordings,
+        screens: Screens,
         config: Config,
         spawn: Spawn,
         login_notice: str = "",
@@ -120,17 +109,22 @@ class Sessions:
         self._keepers = keepers
         self._launcher = launcher
         self._recordings = recordings
+        self._screens = screens
         self._config = config
         self._spawn = spawn
         self._login_notice = login_notice
         self._live: dict[str, Live] = {}
+        self._attaching = Attaching(self.live)
+        # Before a client is given a session: take over what nobody owns (handover.py).
+        self.adopt_unowned: Callable[[Workspace], Awaitable[None]] | None = None
         self.is_draining = False
         self.changed = asyncio.Event()  # set whenever a session is gone from `live`
 
     # ------------------------------------------------------------------------------------------ one session
 
     async def serve(self, request: SessionRequest, channel: Channel) -> None:
-        """Own one session from its request to its exit status. No failure in here may reach another session."""
+        """Own one session from its request to its exit status, or join its client to one that others own. No failure
+        in here may reach another session."""
         started = time.monotonic()
         try:
             live = await self._open(request, channel)
@@ -146,16 +140,34 @@ class Sessions:
             log_failure(Event.SESSION_FAILED, session_id=request.session_id)
             channel.refuse(f"internal error; the operator can find it under session {request.session_id}")
             return
+        if live is None:
+            return
         log_event(Event.SESSION_OPENED, session_id=request.session_id, connection_id=request.connection_id,
                   workspace=live.workspace.name, principal=request.principal.name, kind=request.kind,
                   pty=request.terminal is not None, open_ms=_milliseconds_since(started))  # fmt: skip
         await self.run(live)
 
-    async def _open(self, request: SessionRequest, channel: Channel) -> Live:
-        """Decide, have a keeper up, start the program, write the row, join the client."""
+    async def _open(self, request: SessionRequest, channel: Channel) -> Live | None:
+        """Attach the client to the session it means (then None), or begin one."""
         if self.is_draining:
             raise LoginRefused("the gateway is restarting; connect again in a moment")
         workspace = await self.workspace_for(request.principal, request.login_name)
+        wish = Wish.of(request, parse_login_name(request.login_name))
+        if not wish.is_kept:
+            return await self._begin(request, channel, workspace, wish)
+        async with self._attaching.turn(workspace.id, wish, request.principal.fingerprint):
+            if self.adopt_unowned is not None:
+                await self.adopt_unowned(workspace)
+            found = await self._attaching.find(workspace.id, wish, request)
+            if found is None and wish.name is not None:  # within the turn: the next to come shall find it
+                return await self._begin(request, channel, workspace, wish)
+        if found is None:
+            return await self._begin(request, channel, workspace, wish)
+        await self._reattach(found, request, channel)
+        return None
+
+    async def _begin(self, request: SessionRequest, channel: Channel, workspace: Workspace, wish: Wish) -> Live:
+        """Have a keeper up, start the program, write the row, join the client."""
         self._refuse_too_many_terminals(workspace, request)
         inside = self._launcher.inside(workspace)
         is_audited = self._config.sftp.audit and is_auditable(request)
@@ -163,7 +175,10 @@ class Sessions:
         keeper, program = await self._start(workspace, spec)
         try:
             audit = audit_of(request, workspace, program, note=self._store.note) if is_audited else None
-            live = self.track(workspace, keeper, program, request.kind, request.terminal, audit)
+            live = self.track(
+                workspace, keeper, program, kind=request.kind, owner=request.principal.fingerprint, name=wish.name,
+                is_kept=wish.is_kept, term=request.terminal.term if request.terminal is not None else "", audit=audit,
+            )  # fmt: skip
         except Exception:
             program.close()
             await tell_keeper(keeper.hang_up(program.session_id))
@@ -171,26 +186,36 @@ class Sessions:
             raise
         # Written beside the first output, not before it. The store keeps the order: this row, then what changes it.
         live.row = self._spawn(self._write_row(live, request, inside), f"row:{request.session_id}")
-        if live.recorder is not None and request.terminal is not None:
-            live.recorder.mark_attach(request.principal.name, request.terminal.size)
-            if request.kind is SessionKind.SHELL:
-                for notice in self._notices(workspace):
-                    channel.write_stderr(f"homeport: {notice}\r\n".encode())
-        live.session.attach(channel)
+        if isinstance(live.session, PipeSession):
+            live.session.attach(channel)
+            return live
+        assert live.recorder is not None
+        assert request.terminal is not None
+        live.recorder.mark_attach(request.principal.name, request.terminal.size)
+        if request.kind is SessionKind.SHELL and self._login_notice:
+            channel.write_stderr(f"homeport: {self._login_notice}\r\n".encode())
+        live.session.attach(channel, size=request.terminal.size, term=request.terminal.term,
+                            connection_id=request.connection_id)  # fmt: skip
         return live
 
-    def _notices(self, workspace: Workspace) -> list[str]:
-        """What whoever opens a shell should know; never said on the streams of commands and transfers."""
-        notices = [self._login_notice] if self._login_notice else []
-        kept = sum(
-            live.session.is_terminal and not live.is_attached and live.end_reason is EndReason.EXIT
-            for live in self._live.values()
-            if live.workspace.id == workspace.id
+    async def _reattach(self, found: Found, request: SessionRequest, channel: Channel) -> None:
+        """Join a client to a program that runs, and show it the screen."""
+        live, terminal = found.live, request.terminal
+        session = live.terminal
+        assert session is not None
+        assert terminal is not None
+        started = time.monotonic()
+        notice = attach_notice(live, was_taken=found.was_taken)
+        live.detached_at = live.job = live.job_ended_at = None
+        if live.recorder is not None:
+            live.recorder.mark_attach(request.principal.name, terminal.size)
+        self._spawn(self._mark_active(live.session_id, request.connection_id), f"attach:{live.session_id}")
+        await session.reattach(
+            channel, size=terminal.size, term=terminal.term, connection_id=request.connection_id, notice=notice
         )
-        # TODO: goes when a login can attach to them.
-        if kept > 1:  # the new one is not attached yet
-            notices.append(f"earlier terminals still running here: {kept - 1}; see: homeport sessions")
-        return notices
+        log_event(Event.SESSION_ATTACHED, session_id=live.session_id, connection_id=request.connection_id,
+                  workspace=live.workspace.name, principal=request.principal.name, name=live.name,
+                  attach_ms=_milliseconds_since(started))  # fmt: skip
 
     async def _write_row(self, live: Live, request: SessionRequest, inside: Inside) -> None:
         """No row, no program: what cannot be recorded is ended, with words."""
@@ -199,13 +224,12 @@ class Sessions:
             await self._store.open_session(
                 request, workspace_id=live.workspace.id, shell=inside.shell.rpartition("/")[2],
                 shell_pid=live.session.program.pid, recording=request.session_id if is_recorded else None,
-                working_directory=inside.tree,
+                name=live.name, working_directory=inside.tree,
             )  # fmt: skip
         except Exception as error:
             log_failure(Event.SESSION_FAILED, session_id=request.session_id, reason="no row")
             reason = error.user_message if isinstance(error, GatewayError) else "internal error"
-            if live.session.channel is not None:
-                live.session.channel.write_stderr(f"homeport: this session cannot be recorded: {reason}\r\n".encode())
+            live.session.say(f"this session cannot be recorded: {reason}")
             live.end_reason = EndReason.FAILED
             await tell_keeper(live.keeper.hang_up(request.session_id))
 
@@ -235,14 +259,14 @@ class Sessions:
             await self._hang_up(live)
         if self._live.get(session.session_id) is not live:
             return  # released: its row, its recording and its keeper's copy belong to the next gateway
-        was_asked_for = live.end_reason in (EndReason.KILLED, EndReason.SHUTDOWN)
+        was_asked_for = live.end_reason in (EndReason.KILLED, EndReason.SHUTDOWN, EndReason.IDLE)
         if live.keeper.closed.is_set() and end == ProgramExit() and not was_asked_for:
             live.end_reason = EndReason.LOST
-            if session.channel is not None:
-                session.channel.write_stderr(b"homeport: the workspace's keeper ended, and this session with it\r\n")
+            session.say("the workspace's keeper ended, and this session with it")
         if live.recorder is not None:
             live.recorder.mark_exit(end)
-        session.finish(ProgramExit(signal=KEEPER_GONE_SIGNAL) if end == ProgramExit() else end)
+        is_abrupt = live.end_reason is not EndReason.EXIT or end.exit_code is None
+        session.finish(ProgramExit(signal=KEEPER_GONE_SIGNAL) if end == ProgramExit() else end, is_abrupt=is_abrupt)
         await self._write_end(live, end)
 
     async def _write_end(self, live: Live, end: ProgramExit) -> None:
@@ -259,6 +283,7 @@ class Sessions:
             log_failure(Event.STORE_FAILED, session_id=session.session_id)
         if live.recorder is not None:
             await live.recorder.close(is_final=True)
+            self._screens.forget(session.session_id)
         self.forget(session.session_id)
         log_ended(live, end)
 
@@ -267,28 +292,43 @@ class Sessions:
         workspace: Workspace,
         keeper: Keeper,
         program: Program,
+        *,
         kind: SessionKind,
-        terminal: Terminal | None,
+        owner: str,
+        name: str | None,
+        is_kept: bool,
+        term: str = "",
         audit: SftpAudit | None = None,
     ) -> Live:
-        """Make the session's object and remember it."""
+        """Make the session's object and remember it. A terminal has its size from the kernel."""
+        session_id = program.session_id
         recorder = None
-        if program.terminal_fd is not None:
-            size = terminal.size if terminal is not None else WindowSize(0, 0)
-            recorder = self._recordings.recorder_for(
-                program.session_id, workspace=workspace, size=size, term=terminal.term if terminal is not None else ""
+        session: TerminalSession | PipeSession
+        if program.terminal_fd is None:
+            session = PipeSession(
+                program,
+                on_signal=lambda name: self._pass_signal(session_id, name),
+                on_detached=lambda: self._client_lost(session_id),
+                pipe_linger_seconds=self._config.session.pipe_linger_seconds,
+                take_log=audit.feed if audit is not None else None,
             )
-        session = Session(
-            program,
-            recorder=recorder,
-            set_window_size=set_window_size,
-            on_signal=lambda name: self._pass_signal(program.session_id, name),
-            on_detached=lambda: self._client_lost(program.session_id),
-            pipe_linger_seconds=self._config.session.pipe_linger_seconds,
-            take_log=audit.feed if audit is not None else None,
-        )
-        live = Live(session, keeper, workspace, kind, recorder, started=time.monotonic(), audit=audit)
-        self._live[program.session_id] = live
+        else:
+            size = window_size(program.terminal_fd)
+            recorder = self._recordings.recorder_for(session_id, workspace=workspace, size=size, term=term)
+            session = TerminalSession(
+                program,
+                recorder=recorder,
+                screens=self._screens,
+                size=size,
+                set_window_size=set_window_size,
+                on_signal=lambda name: self._pass_signal(session_id, name),
+                on_detached=lambda: self._client_lost(session_id),
+                spawn=self._spawn,
+                pipe_linger_seconds=self._config.session.pipe_linger_seconds,
+            )
+        live = Live(session, keeper, workspace, kind, recorder, started=time.monotonic(), owner=owner, name=name,
+                    is_kept=is_kept, audit=audit)  # fmt: skip
+        self._live[session_id] = live
         return live
 
     def forget(self, session_id: str) -> None:
@@ -296,13 +336,24 @@ class Sessions:
         self._live.pop(session_id, None)
         self.changed.set()
 
+    def give_up(self, live: Live, text: str) -> None:
+        """Another gateway goes on with this session: its clients are told, and we no longer read it. Ready for the
+        keeper's `release`."""
+        self.forget(live.session_id)
+        if isinstance(live.session, TerminalSession):
+            if live.is_attached and live.recorder is not None:
+                live.recorder.mark_detach(text)
+            live.session.stop_reading()
+            live.session.dismiss_all(text)
+        else:
+            live.session.stop_reading()
+
     def _refuse_too_many_terminals(self, workspace: Workspace, request: SessionRequest) -> None:
         # Terminals are a pool of the whole host; one workspace must not empty it for the others.
         if request.terminal is None:
             return
         most = self._config.session.terminals_per_workspace_max
-        here = [live.session for live in self._live.values() if live.workspace.id == workspace.id]
-        if sum(session.is_terminal and not session.is_hung_up for session in here) >= most:
+        if sum(live.terminal is not None for live in self._live.values() if live.workspace.id == workspace.id) >= most:
             raise LoginRefused(
                 f"{most} terminals are open in this workspace; see: homeport sessions, and end some: homeport kill ID"
             )
@@ -310,8 +361,6 @@ class Sessions:
     async def workspace_for(self, principal: Principal, login_name: str) -> Workspace:
         """The workspace a principal asked for by login name. Raises WorkspaceMissing or LoginRefused, with words."""
         login = parse_login_name(login_name)
-        if login.session is not None:
-            raise LoginRefused("named sessions are not there yet; connect as: ssh WORKSPACE@host")
         workspace = await self._store.find_workspace(login.workspace)
         if workspace is not None and workspace.is_active and principal.may_enter(workspace.name):
             return workspace
@@ -332,32 +381,48 @@ class Sessions:
         if live is None or self.is_draining or live.session.program.exited.done():
             return  # released, or the program went first: then its exit is the story
         log_event(Event.SESSION_DETACHED, session_id=session_id, workspace=live.workspace.name)
-        if live.end_reason is EndReason.EXIT:  # not when it is being killed
-            live.end_reason = EndReason.HANGUP
         if live.recorder is not None:
             live.recorder.mark_detach("connection lost")
-            self._spawn(self._drop_line(live), f"hang-up:{session_id}")
+        if live.is_kept:
+            live.detached_at = datetime.now(UTC)
+            self.keep_in_mind(live)
+            self._spawn(self._mark_paused(live), f"detach:{session_id}")
+            return
+        if live.end_reason is EndReason.EXIT:  # not when it is being killed
+            live.end_reason = EndReason.HANGUP
+        if isinstance(live.session, TerminalSession):
+            self._spawn(self._drop_line(live, live.session), f"hang-up:{session_id}")
         else:
             # Its pipes are closed; most programs end of that. A background job that does not is left alone.
-            self._spawn(self._mark_paused(session_id), f"pause:{session_id}")
+            self._spawn(self._mark_paused(live), f"pause:{session_id}")
 
-    async def _drop_line(self, live: Live) -> None:
+    def keep_in_mind(self, live: Live) -> None:
+        """Nobody is attached: have its screen at hand for when somebody comes back."""
+        if live.recorder is not None:
+            self._screens.follow(live.session_id, live.recorder.position)
+
+    async def _drop_line(self, live: Live, session: TerminalSession) -> None:
         """The terminal goes, as under sshd: a program that does not mind (nohup) runs on without one."""
-        session = live.session
         await tell_keeper(live.keeper.hang_up(session.session_id, then_kill=False))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await asyncio.shield(session.program.exited)
         if not session.program.exited.done() and session.state is SessionState.DETACHED:
             session.drop_terminal()
-            await self._mark_paused(session.session_id)
+            await self._mark_paused(live)
 
     async def _hang_up(self, live: Live) -> None:
         await tell_keeper(live.keeper.hang_up(live.session.session_id))
 
-    async def _mark_paused(self, session_id: str) -> None:
+    async def _mark_paused(self, live: Live) -> None:
         try:
-            await self._store.mark_paused(session_id)
+            await self._store.mark_paused(live.session_id, detached_at=live.detached_at, job=live.job)
+        except Exception:
+            log_failure(Event.STORE_FAILED, session_id=live.session_id)
+
+    async def _mark_active(self, session_id: str, connection_id: str) -> None:
+        try:
+            await self._store.mark_active(session_id, connection_id)
         except Exception:
             log_failure(Event.STORE_FAILED, session_id=session_id)
 
@@ -366,12 +431,12 @@ class Sessions:
     def live(self) -> list[Live]:
         return list(self._live.values())
 
-    async def kill(self, session_id: str) -> bool:
+    async def kill(self, session_id: str, reason: EndReason = EndReason.KILLED) -> bool:
         """End a session's program (HUP, then KILL by its keeper). False: no such live session."""
         live = self._live.get(session_id)
         if live is None:
             return False
-        live.end_reason = EndReason.KILLED
+        live.end_reason = reason
         await live.keeper.hang_up(session_id)
         return True
 

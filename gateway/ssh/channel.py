@@ -298,6 +298,9 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             self._progress.clear()
             await self._progress.wait()
 
+    async def is_answering(self, within_seconds: float) -> bool:
+        return not self._is_lost and await self._connection.is_answering(within_seconds) and not self._is_lost
+
     def finish(self, end: ProgramExit) -> None:
         self._sink = None
         if self._wire is not None and not self._is_lost:

@@ -90,6 +90,8 @@ class Connection(ForwardRequests):
         self.x11 = X11Forwarding(self)
         self.inward_count = 0  # channels that we opened
         self.late_count = 0  # those of them that the client should have answered by now
+        self._heard = asyncio.Event()  # something came since it was last cleared
+        self._is_asked = False  # whether it is still there
         self._is_socket_full = False
         self._is_unheard = False  # far too many answers wait for the client to read
         self._is_reading_paused = False
@@ -114,6 +116,7 @@ class Connection(ForwardRequests):
         super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        self._heard.set()
         super().data_received(data, datatype)
         # ssh(1) writes twice in a row before it sets TCP_NODELAY, so its second packet waits for our acknowledgement,
         # and a delayed one costs it 40 ms, twice in a login (tcp(7), TCP_QUICKACK is not permanent).
@@ -174,6 +177,28 @@ class Connection(ForwardRequests):
         self._put_off_bytes = 0  # what is put off again is counted again
         super()._send_deferred_packets()
         self._resume_channels()
+
+    async def is_answering(self, within_seconds: float) -> bool:
+        """Ask the client whether it is there (keepalive@openssh.com). Whatever comes is an answer: behind a slow line
+        the right one may stand in a long queue."""
+        if self._transport is None:
+            return False
+        self._heard.clear()
+        if not self._is_asked:
+            self._is_asked = True
+            self.create_task(self._ask_whether_alive())
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        return self._transport is not None
+
+    async def _ask_whether_alive(self) -> None:
+        try:
+            await self._make_global_request(b"keepalive@openssh.com")
+        finally:
+            self._is_asked = False
 
     # ------------------------------------------------------------------------------------------- receiving
 

@@ -6,14 +6,17 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.interfaces import Program, ProgramExit, WindowSize
+from gateway.interfaces import Painting, Program, ProgramExit, StreamPosition, WindowSize
+from gateway.pipe_session import PipeSession
 from gateway.session import ChannelSink, Session
 from gateway.terminal import set_window_size
+from gateway.terminal_session import TerminalSession
 
 
 class RememberingChannel:
@@ -47,6 +50,9 @@ class RememberingChannel:
         self.is_reading_paused = False
         self.changed.set()
 
+    async def is_answering(self, within_seconds: float) -> bool:
+        return self.sink is not None
+
     async def drained(self) -> None:
         while self.is_writing_paused:
             self.changed.clear()
@@ -65,9 +71,14 @@ class RememberingChannel:
                 self.changed.clear()
                 await self.changed.wait()
 
-    def lose(self) -> None:
+    @property
+    def client(self) -> ChannelSink:
+        """What the client does, it does to whoever took the channel."""
         assert self.sink is not None
-        self.sink.channel_lost()
+        return self.sink
+
+    def lose(self) -> None:
+        self.client.channel_lost()
 
 
 class MemoryRecorder:
@@ -86,6 +97,10 @@ class MemoryRecorder:
     def output_bytes(self) -> int:
         return len(self.recorded)
 
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(1, len(self.recorded))
+
     def append(self, data: bytes) -> None:
         self.recorded += data
 
@@ -103,6 +118,32 @@ class MemoryRecorder:
     async def close(self, *, is_final: bool) -> None: ...
 
 
+class PaintedWords:
+    """Screens that are words: which part of the recording was painted. Held back while `gate` is not set."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.painted: list[StreamPosition] = []
+        self.asked: list[tuple[StreamPosition, StreamPosition]] = []
+        self.is_exact = True
+
+    async def paint(
+        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+    ) -> Painting:
+        self.painted.append(until)
+        await self.gate.wait()
+        return Painting(f"<{until.offset} of {size.columns}x{size.rows} {notice}>".encode(), self.is_exact)
+
+    def follow(self, session_id: str, until: StreamPosition) -> None: ...
+
+    async def answers(self, session_id: str, since: StreamPosition, until: StreamPosition) -> bytes:
+        self.asked.append((since, until))
+        return b"\x1b[1;1R"
+
+    def forget(self, session_id: str) -> None: ...
+
+
 class Stage:
     """Starts a program as a keeper would and puts a session on it."""
 
@@ -111,6 +152,7 @@ class Stage:
         self.sessions: list[Session] = []
         self.waits: list[asyncio.Task[None]] = []
         self.recorder = MemoryRecorder()
+        self.screens = PaintedWords()
         self.signals: list[str] = []
         self.detached = asyncio.Event()
 
@@ -143,19 +185,37 @@ class Stage:
             program = Program("s", process.pid, exited, stdin_fd=fds[0], stdout_fd=fds[1], stderr_fd=fds[2])
         self.processes.append(process)
         self.waits.append(asyncio.create_task(self._wait(process, exited)))
-        session = Session(
-            program,
-            recorder=self.recorder if pty else None,
-            set_window_size=set_window_size,
-            on_signal=self.signals.append,
-            on_detached=self.detached.set,
-            pipe_linger_seconds=linger_seconds,
-            take_log=take_log,
-        )
-        self.sessions.append(session)
         channel = RememberingChannel()
-        session.attach(channel)
+        session: TerminalSession | PipeSession
+        if pty:
+            session = TerminalSession(
+                program,
+                recorder=self.recorder,
+                screens=self.screens,
+                size=WindowSize(80, 24),
+                set_window_size=set_window_size,
+                on_signal=self.signals.append,
+                on_detached=self.detached.set,
+                spawn=self.spawn,
+                pipe_linger_seconds=linger_seconds,
+            )
+            session.attach(channel, size=WindowSize(80, 24), term="xterm")
+        else:
+            session = PipeSession(
+                program,
+                on_signal=self.signals.append,
+                on_detached=self.detached.set,
+                pipe_linger_seconds=linger_seconds,
+                take_log=take_log,
+            )
+            session.attach(channel)
+        self.sessions.append(session)
         return session, channel
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self.waits.append(task)
+        return task
 
     async def _wait(self, process: subprocess.Popen[bytes], exited: asyncio.Future[ProgramExit]) -> None:
         code = await asyncio.to_thread(process.wait)
@@ -220,7 +280,7 @@ async def test_a_slow_client_stops_the_program_and_loses_nothing(stage: Stage) -
         await asyncio.sleep(0)
     assert len(channel.output) <= seen + 64 * 1024
     channel.is_writing_paused = False
-    session.resume_writing()
+    channel.client.resume_writing()
     await task
     assert len(channel.output) == 5_000_000
 
@@ -228,9 +288,9 @@ async def test_a_slow_client_stops_the_program_and_loses_nothing(stage: Stage) -
 async def test_input_larger_than_a_pipe_arrives_whole_while_the_channel_is_paused(stage: Stage) -> None:
     session, channel = stage.start("sleep 0.2; wc -c")
     task = asyncio.create_task(run(session))
-    session.data_received(b"x" * 3_000_000)
+    channel.client.data_received(b"x" * 3_000_000)
     assert channel.is_reading_paused, "more than the pipe takes must pause the client"
-    session.eof_received()
+    channel.client.eof_received()
     await task
     assert channel.output.strip() == b"3000000"
 
@@ -238,20 +298,20 @@ async def test_input_larger_than_a_pipe_arrives_whole_while_the_channel_is_pause
 async def test_a_descriptor_is_never_closed_while_the_loop_watches_it(stage: Stage) -> None:
     """A number closed while watched is soon somebody else's descriptor, and that connection hangs or dies: the writer
     stayed registered when the queue ran empty, and the next transport with this number failed."""
-    session, _ = stage.start("sleep 0.1; cat >/dev/null")
+    session, channel = stage.start("sleep 0.1; cat >/dev/null")
     stdin_fd = session.program.stdin_fd
     assert stdin_fd is not None
     task = asyncio.create_task(run(session))
-    session.data_received(b"x" * 1_000_000)
-    session.eof_received()
+    channel.client.data_received(b"x" * 1_000_000)
+    channel.client.eof_received()
     await task
     assert not asyncio.get_running_loop().remove_writer(stdin_fd)
 
 
 async def test_half_close_ends_stdin_and_not_the_session(stage: Stage) -> None:
     session, channel = stage.start("cat; echo after eof")
-    session.data_received(b"before ")
-    session.eof_received()
+    channel.client.data_received(b"before ")
+    channel.client.eof_received()
     await run(session)
     assert channel.output == b"before after eof\n"
 
@@ -261,7 +321,7 @@ async def test_a_program_that_closes_its_stdin_does_not_break_the_session(stage:
     task = asyncio.create_task(run(session))
     await channel.until(lambda: b"ready" in channel.output)
     for _ in range(5):
-        session.data_received(b"nobody reads this" * 10_000)
+        channel.client.data_received(b"nobody reads this" * 10_000)
     await task
     assert channel.end == ProgramExit(exit_code=3)
 
@@ -282,18 +342,18 @@ async def test_output_nobody_wants_any_more_breaks_the_program_s_pipe_and_leaves
     session, channel = stage.start("trap '' PIPE; while echo more 2>/dev/null; do :; done; cat >&2; exit 7")
     waiting = asyncio.create_task(session.run())
     await channel.until(lambda: b"more" in channel.output)
-    session.output_unwanted()
-    session.data_received(b"input still arrives")
-    session.eof_received()
+    channel.client.output_unwanted()
+    channel.client.data_received(b"input still arrives")
+    channel.client.eof_received()
     assert await waiting == ProgramExit(exit_code=7)
     assert channel.errors.endswith(b"input still arrives")
 
 
 async def test_terminal_goes_on_when_nobody_wants_its_output(stage: Stage) -> None:
-    session, _ = stage.start("read line; echo got $line; exit 3", pty=True)
+    session, channel = stage.start("read line; echo got $line; exit 3", pty=True)
     waiting = asyncio.create_task(session.run())
-    session.output_unwanted()
-    session.data_received(b"it\n")
+    channel.client.output_unwanted()
+    channel.client.data_received(b"it\n")
     assert await waiting == ProgramExit(exit_code=3)
     assert b"got it" in stage.recorder.recorded
 
@@ -311,7 +371,7 @@ async def test_a_lost_client_closes_the_pipes_and_reports_detached(stage: Stage)
 async def test_a_terminal_goes_on_being_recorded_after_its_client_went(stage: Stage) -> None:
     session, channel = stage.start("read x; echo got $x; sleep 0.1; echo later", pty=True)
     task = asyncio.create_task(run(session))
-    session.data_received(b"hello\n")
+    channel.client.data_received(b"hello\n")
     await channel.until(lambda: b"got hello" in channel.output)
     channel.lose()
     await task
@@ -325,21 +385,21 @@ async def test_a_window_change_reaches_the_terminal_and_the_recording(stage: Sta
     )
     task = asyncio.create_task(run(session))
     await channel.until(lambda: b"ready" in channel.output)
-    session.window_changed(WindowSize(132, 43))
+    channel.client.window_changed(WindowSize(132, 43))
     await task
     assert b"43 132" in channel.output
     assert stage.recorder.notes == [WindowSize(132, 43)]
 
 
 async def test_absurd_window_sizes_are_clamped_and_not_an_error(stage: Stage) -> None:
-    session, _ = stage.start("exit 0", pty=True)
-    session.window_changed(WindowSize(2**32 - 1, 0))
+    session, channel = stage.start("exit 0", pty=True)
+    channel.client.window_changed(WindowSize(2**32 - 1, 0))
     assert (await run(session)).exit_code == 0
 
 
 async def test_signals_are_passed_on_by_name(stage: Stage) -> None:
-    session, _ = stage.start("exit 0")
-    session.signal_requested("USR1")
+    session, channel = stage.start("exit 0")
+    channel.client.signal_requested("USR1")
     await run(session)
     assert stage.signals == ["USR1"]
 
@@ -362,7 +422,7 @@ async def test_a_log_is_read_though_the_client_is_slow(stage: Stage) -> None:
     async with asyncio.timeout(20):
         await asyncio.shield(session.program.exited)
     channel.is_writing_paused = False
-    session.resume_writing()
+    channel.client.resume_writing()
     channel.changed.set()
     await task
     assert (len(b"".join(log)), channel.output) == (2_000_000, b"done\n")
