@@ -32,7 +32,7 @@ TRIAL_FOLDER = "trial"
 _FOLDERS = ("keys", "workspaces", "recordings", "backups", "archive")
 # One of these in a directory says that it is ours.
 _STATE_NAMES = (RUNTIME_RECORD, "homeport.db", "gateway.lock", TRIAL_FOLDER, *_FOLDERS)
-_RUNTIME_NAMES = (STATE_RECORD, "control.sock", "keepers", "spools")
+_RUNTIME_NAMES = (STATE_RECORD, "control.sock", "keepers", "spools", "gateways")
 # What a file system's own root may hold when it is mounted as the state.
 _FOREIGN_BUT_HARMLESS = {"lost+found"}
 
@@ -109,6 +109,10 @@ class Places:
     def spools_dir(self) -> Path:
         return self.runtime_dir / "spools"
 
+    @property
+    def gateways_dir(self) -> Path:
+        return self.runtime_dir / "gateways"
+
 
 def prepare(settings: StateSettings, *, environment: Mapping[str, str] | None = None) -> Places:
     """Have everything there, this process's own and closed to others. Doing it again changes nothing.
@@ -117,7 +121,11 @@ def prepare(settings: StateSettings, *, environment: Mapping[str, str] | None = 
     """
     owner = Owner.current()
     places = claim(settings, owner, environment=environment)
-    folders = [places.state_dir / name for name in _FOLDERS] + [places.keepers_dir, places.spools_dir]
+    folders = [places.state_dir / name for name in _FOLDERS] + [
+        places.keepers_dir,
+        places.spools_dir,
+        places.gateways_dir,
+    ]
     with _refusing("state", places.state_dir, "HOMEPORT_STATE_DIR"):
         for folder in folders:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -161,12 +169,13 @@ def find(settings: StateSettings) -> Places | None:
 class StateLock:
     """Held by the process that may write to a state: one gateway, or one command without a gateway.
 
-    The kernel frees it when the process ends, however it ends. The file stays; it names the last holder.
+    The kernel frees it when the process ends, however it ends. The file stays; it names the last holder. In a reload
+    the old gateway passes on its open file (`inherited_fd`): both hold the one lock, and it is never free in between.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, inherited_fd: int = -1) -> None:
         self._path = path
-        self._fd = -1
+        self._fd = inherited_fd
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -178,7 +187,10 @@ class StateLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take it at once or raise StartRefused naming the holder."""
+        """Take it at once or raise StartRefused naming the holder. What was inherited is held already."""
+        if self._fd >= 0:
+            self._check_inherited()
+            return
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,14 +202,34 @@ class StateLock:
                 f"the state {self._path.parent} is in use by {who}; stop that one first (homeport stop), or give this"
                 " one a state of its own with HOMEPORT_STATE_DIR"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        self.sign()
+
+    def sign(self) -> None:
+        """Write into the file that we are the holder. One write: a reader never finds the file empty."""
+        os.pwrite(self._fd, f"{os.getpid():<20}\n".encode(), 0)
+
+    def fileno(self) -> int:
+        """To pass on."""
+        return self._fd
 
     def release(self) -> None:
+        """Let go by closing, never by unlocking: that would free it for a successor that has the same open file, too.
+        Twice is harmless."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _check_inherited(self) -> None:
+        try:
+            is_ours = os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise StartRefused(
+                f"a reload keeps the state, and the settings name another now: {self._path.parent}; stop the gateway "
+                "and start it to change that"
+            )
 
     def holder_pid(self) -> int | None:
         """The pid in the file: who holds the lock, or held it last."""

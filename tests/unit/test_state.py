@@ -195,3 +195,35 @@ def test_a_second_holder_is_refused_and_told_who_the_first_is(short_dir: Path) -
         StateLock(path).acquire()
     with StateLock(path):
         pass
+
+
+def test_a_lock_that_was_passed_on_is_free_only_when_both_have_let_go(short_dir: Path) -> None:
+    """In whichever order: a reload that failed leaves it with the old gateway, one that went well with the new."""
+    path = short_dir / "gateway.lock"
+    for is_old_first in (True, False):
+        old = StateLock(path)
+        old.acquire()
+        new = StateLock(path, inherited_fd=os.dup(old.fileno()))
+        new.acquire()
+        first, last = (old, new) if is_old_first else (new, old)
+        first.release()
+        with pytest.raises(StartRefused, match="in use"):
+            StateLock(path).acquire()
+        last.release()
+        with StateLock(path):
+            pass
+
+
+def test_a_lock_of_another_state_is_not_taken_for_this_ones(short_dir: Path) -> None:
+    with StateLock(short_dir / "old.lock") as old, StateLock(short_dir / "new.lock"):
+        inherited = StateLock(short_dir / "new.lock", inherited_fd=os.dup(old.fileno()))
+        with pytest.raises(StartRefused, match="a reload keeps the state"):
+            inherited.acquire()
+        inherited.release()
+
+
+def test_the_holder_is_whoever_signed_last(short_dir: Path) -> None:
+    path = short_dir / "gateway.lock"
+    path.write_text("12345678901234567890\n")
+    with StateLock(path) as lock:
+        assert lock.holder_pid() == os.getpid()
