@@ -13,7 +13,8 @@ from models.workspace import Workspace
 
 class Session(Model):
     """CHECKs: closed sets; `terminated`, `ended_at` and `end_reason` come together; an exit code or a signal, only when
-    terminated; no connection unless active; a shell is named; `environment` is JSON.
+    terminated; no connection unless active; not detached while active; only a known job ends; a shell is named;
+    `environment` is JSON. UNIQUE: one live session of a name in a workspace.
     """
 
     id = fields.CharField(primary_key=True, max_length=36, default=new_id)  # also the name of its recording
@@ -47,6 +48,9 @@ class Session(Model):
     bytes_in = fields.BigIntField(default=0)
     bytes_out = fields.BigIntField(default=0)
     recording = fields.TextField(null=True)
+    detached_at = fields.DatetimeField(null=True)  # the last client left; stays when the program ends detached
+    job = fields.CharField(max_length=100, null=True)  # the foreground job then, or after; null: a shell at its prompt
+    job_ended_at = fields.DatetimeField(null=True)  # that job has ended, while nobody was attached
 
     class Meta:
         table = "sessions"

@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q, Subquery
+from tortoise.functions import Coalesce
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 import models
-from gateway.errors import CommandRefused
+from gateway.errors import CommandRefused, NameTaken
 from gateway.interfaces import (
     EndReason,
     ProgramExit,
@@ -27,6 +29,7 @@ LIVE = (SessionStatus.ACTIVE, SessionStatus.PAUSED)
 LIVE_SESSIONS_MAX = 100_000
 PREFIX_CHARACTERS_MIN = 4
 ID_CHARACTERS = 36
+JOB_CHARACTERS_MAX = 100
 
 
 class SessionQueries:
@@ -44,7 +47,10 @@ class SessionQueries:
         name: str | None = None,
         working_directory: str | None = None,
     ) -> None:
-        """The program has started: write the session's row, active and attached to the request's connection."""
+        """The program has started: write the session's row, active and attached to the request's connection.
+
+        Raises NameTaken: a session of this name runs in the workspace already.
+        """
         size = request.terminal.size if request.terminal is not None else None
         now = datetime.now(UTC)
         row = models.Session(
@@ -68,15 +74,42 @@ class SessionQueries:
             created_at=now,
             last_activity_at=now,
         )
-        await self._database.write("open_session", lambda: row.save(force_create=True))
+        try:
+            await self._database.write("open_session", lambda: row.save(force_create=True))
+        except IntegrityError as error:
+            if name is None or "sessions.name" not in str(error):
+                raise
+            raise NameTaken(f"a session {name!r} runs in this workspace already") from error
 
-    async def mark_paused(self, session_id: str) -> None:
-        """The client is gone, the program runs on."""
-        await self._update_live(session_id, status=SessionStatus.PAUSED, socket_id=None)
+    async def mark_paused(
+        self, session_id: str, *, detached_at: datetime | None = None, job: str | None = None
+    ) -> None:
+        """The last client is gone, the program runs on; `job` is what it does, None: it is a shell at its prompt.
+
+        Without `detached_at` (a stop, an adoption) what is known of the detaching and of its job stays; if nothing is,
+        it is detached as of now.
+        """
+        values: dict[str, object] = {"status": SessionStatus.PAUSED, "socket_id": None}
+        if detached_at is None:
+            values["detached_at"] = Coalesce("detached_at", datetime.now(UTC))
+        else:
+            values |= {"detached_at": detached_at, "job": _job(job), "job_ended_at": None}
+        await self._database.write("mark_paused", lambda: _live(session_id).update(**values))
 
     async def mark_active(self, session_id: str, connection_id: str) -> None:
-        """A client on this connection has attached."""
-        await self._update_live(session_id, status=SessionStatus.ACTIVE, socket_id=connection_id)
+        """A client on this connection has attached. The other columns go on telling who began the session."""
+        values = {"detached_at": None, "job": None, "job_ended_at": None, "last_activity_at": datetime.now(UTC)}
+        update = _live(session_id).update(status=SessionStatus.ACTIVE, socket_id=connection_id, **values)
+        await self._database.write("mark_active", lambda: update)
+
+    async def note_job(self, session_id: str, job: str | None, ended_at: datetime | None) -> None:
+        """The foreground job of a detached session, found later than its detaching, or ended.
+
+        Nothing changes if a client has attached meanwhile.
+        """
+        detached = models.Session.filter(id=session_id, status=SessionStatus.PAUSED)
+        values = {"job": _job(job), "job_ended_at": ended_at}
+        await self._database.write("note_job", lambda: detached.update(**values))
 
     async def end_session(
         self,
@@ -138,10 +171,6 @@ class SessionQueries:
             raise CommandRefused(f"several sessions begin with {id_or_prefix!r}; give more of the id")
         return rows[0] if rows else None
 
-    async def _update_live(self, session_id: str, **values: object) -> None:
-        values["last_activity_at"] = datetime.now(UTC)
-        await self._database.write("update_session", lambda: _live(session_id).update(**values))
-
     async def _flush_ended(self) -> None:
         """Let `updated_at` of workspaces tell how long they have been idle."""
         ended, self._ended = self._ended, {}
@@ -175,6 +204,11 @@ class SessionQueries:
 def _live(session_id: str) -> QuerySet[models.Session]:
     """This session, if it has not ended: no update may bring a terminated one back."""
     return models.Session.filter(id=session_id, status__in=LIVE)
+
+
+def _job(name: str | None) -> str | None:
+    """What the kernel calls a program is what the program calls itself (PR_SET_NAME): any bytes, or none."""
+    return None if name is None else clean_text(name, JOB_CHARACTERS_MAX) or "?"
 
 
 def _command(request: SessionRequest) -> str | None:
@@ -213,4 +247,7 @@ def _session_row(row: models.Session) -> SessionRow:
         end_reason=row.end_reason,
         exit_code=row.exit_code,
         exit_signal=row.exit_signal,
+        detached_at=row.detached_at,
+        job=row.job,
+        job_ended_at=row.job_ended_at,
     )

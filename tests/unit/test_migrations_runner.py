@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from base64 import b64encode
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from gateway.store.migrate import (
 from tests.support.store import copied, dump, migrated_file
 
 ROOT = Path(__file__).parents[2]
-FIRST, SECOND, THIRD, FOURTH = load_migrations()[:4]
+FIRST, SECOND, THIRD, FOURTH, FIFTH = load_migrations()[:5]
 TABLES = ("settings", "workspaces", "sessions", "auth_logs", "system_metrics", "access_keys")
 ROWS = """
 INSERT INTO settings (theme, preferences) VALUES ('dark', '{}');
@@ -100,6 +101,78 @@ async def test_the_third_migration_leaves_workspaces_without_a_word_on_forwards_
     assert [row[-2:] for row in after["workspaces"]] == [(None, None)] * 2
     after["workspaces"] = [row[:-2] for row in after["workspaces"]]
     assert after == before
+
+
+async def test_the_fifth_migration_copies_every_session(filled: Path) -> None:
+    """It makes the table anew: no column may land in another's place, and the indexes must be there again."""
+    with contextlib.closing(sqlite3.connect(filled)) as connection:
+        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(sessions)")]
+        odd = {"status": "terminated", "kind": "exec", "end_reason": "lost", "workspace_id": "w1", "environment": "{}",
+               "exit_code": 3, "exit_signal": None, "socket_id": None, "shell_pid": None}  # fmt: skip
+        values = [odd.get(name, f"{number}") for number, name in enumerate(names)]
+        connection.execute(f"INSERT INTO sessions VALUES ({', '.join('?' * len(names))})", values)
+        connection.commit()
+    await upgrade(filled, SECOND, THIRD, FOURTH)
+    before = rows(filled)
+    assert await upgrade(filled, SECOND, THIRD, FOURTH, FIFTH) == [FIFTH.version]
+    check_database(filled)
+    after = rows(filled)
+    assert [row[-3:] for row in after["sessions"]] == [(None, None, None)] * 4
+    after["sessions"] = [row[:-3] for row in after["sessions"]]
+    assert after == before
+
+
+async def test_a_gateway_of_the_previous_version_works_on_while_the_fifth_migration_is_applied(filled: Path) -> None:
+    """What it has prepared is prepared again, what it writes meanwhile waits its turn, and nothing of it is lost."""
+    await upgrade(filled, SECOND, THIRD, FOURTH)
+    begin = (
+        "INSERT INTO sessions (id, workspace_id, kind, bytes_in, bytes_out, created_at, last_activity_at) "
+        "VALUES (?, 'w1', 'exec', 0, 0, '2030-01-01', '2030-01-01')"
+    )
+    end = (
+        "UPDATE sessions SET status = 'terminated', ended_at = '2030-01-02', end_reason = 'exit', exit_code = 0 "
+        "WHERE id = ? AND status IN ('active', 'paused')"
+    )
+    count = "SELECT COUNT(id) FROM sessions WHERE status IN ('active', 'paused')"
+    is_upgraded = threading.Event()
+
+    def previous_gateway() -> int:
+        """One connection for all of it, as its store has: statements stay prepared. The sessions it wrote."""
+        with contextlib.closing(sqlite3.connect(filled, timeout=5, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            written = 0
+            after = 0
+            while after < 20:
+                after += is_upgraded.is_set()
+                connection.execute(begin, (f"p{written}",))
+                assert connection.execute(count).fetchone() == (4,)  # three of ROWS, and this one
+                assert connection.execute(end, (f"p{written}",)).rowcount == 1
+                written += 1
+            return written
+
+    working = asyncio.create_task(asyncio.to_thread(previous_gateway))
+    try:
+        assert await upgrade(filled, SECOND, THIRD, FOURTH, FIFTH) == [FIFTH.version]
+    finally:
+        is_upgraded.set()
+        written = await working
+    assert len([row for row in rows(filled)["sessions"] if str(row[0]).startswith("p")]) == written
+
+
+async def test_undoing_the_fifth_migration_gives_idle_sessions_a_reason_that_the_previous_version_knows(
+    filled: Path,
+) -> None:
+    await upgrade(filled, SECOND, THIRD, FOURTH, FIFTH)
+    with contextlib.closing(sqlite3.connect(filled)) as connection, connection:
+        connection.execute(
+            "UPDATE sessions SET status = 'terminated', ended_at = '2030-01-02', end_reason = 'idle' WHERE id = 's1'"
+        )
+    back = dataclasses.replace(FIFTH, version="5_1_back.py", upgrade=FIFTH.downgrade)
+    await upgrade(filled, SECOND, THIRD, FOURTH, FIFTH, back)
+    with contextlib.closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("SELECT end_reason FROM sessions ORDER BY id").fetchall() == [
+            ("killed",), (None,), (None,)
+        ]  # fmt: skip
 
 
 async def test_an_upgraded_database_has_the_same_schema_as_a_new_one(filled: Path, tmp_path: Path) -> None:
@@ -310,10 +383,10 @@ async def test_no_migration_file_carries_a_pickle() -> None:
 async def test_later_migrations_can_be_undone(filled: Path) -> None:
     before = rows(filled)
     applied: list[Migration] = []
-    for step in (SECOND, THIRD, FOURTH):
+    for step in (SECOND, THIRD, FOURTH, FIFTH):
         applied.append(step)
         await upgrade(filled, *applied)
-    for number, step in enumerate((FOURTH, THIRD, SECOND), start=4):
+    for number, step in enumerate((FIFTH, FOURTH, THIRD, SECOND), start=5):
         applied.append(dataclasses.replace(step, version=f"{number}_1_back.py", upgrade=step.downgrade))
         await upgrade(filled, *applied)
     assert rows(filled) == before

@@ -12,7 +12,7 @@ from tortoise.fields.relational import BackwardFKRelation, ForeignKeyFieldInstan
 from tortoise.models import Model
 
 import models
-from gateway.interfaces import Forwarding
+from gateway.interfaces import EndReason, Forwarding
 from tests.support.store import migrated_file
 
 # table → column → (affinity, not null, default), names in snake_case. "now" is
@@ -176,6 +176,9 @@ async def test_models_and_migrations_have_the_same_columns(database: sqlite3.Con
         (NEW_SESSION, {**ENDED, "shell_pid": "5"}),
         (NEW_SESSION, {"exit_code": "0"}),
         (NEW_SESSION, {"status": "'paused'", "socket_id": "'c'"}),
+        (NEW_SESSION, {"detached_at": "CURRENT_TIMESTAMP"}),
+        (NEW_SESSION, {"status": "'paused'", "job": "''"}),
+        (NEW_SESSION, {"status": "'paused'", "job_ended_at": "CURRENT_TIMESTAMP"}),
         (NEW_SESSION, {"environment": "'LANG=C'"}),
         (NEW_SESSION, {"bytes_out": "-1"}),
         ("INSERT INTO auth_logs (id, action, success{columns}) VALUES ('a', 'login', 1{values})", {"details": "'x'"}),
@@ -196,11 +199,16 @@ async def test_the_database_accepts_the_possible_states(database: sqlite3.Connec
     for forwarding in Forwarding:
         database.execute("UPDATE workspaces SET forwarding = ?, shell = '/bin/zsh'", (forwarding,))
     insert(database, NEW_SESSION, workspace_id="'w'", socket_id="'c'", shell_pid="2")
-    database.execute("UPDATE sessions SET status = 'paused', socket_id = NULL")
+    database.execute(
+        "UPDATE sessions SET status = 'paused', socket_id = NULL, detached_at = CURRENT_TIMESTAMP, job = 'make', "
+        "job_ended_at = CURRENT_TIMESTAMP"
+    )
     database.execute(
         "UPDATE sessions SET status = 'terminated', shell_pid = NULL, ended_at = CURRENT_TIMESTAMP, "
-        "end_reason = 'exit', exit_signal = 'HUP'"
+        "exit_signal = 'HUP', end_reason = 'exit'"
     )
+    for reason in EndReason:
+        database.execute("UPDATE sessions SET end_reason = ?", (reason,))
     database.execute("INSERT INTO settings (theme) VALUES ('dark')")
     database.execute("INSERT INTO system_metrics (metric, value) VALUES ('cpu_usage', 0.5)")
     database.execute("INSERT INTO auth_logs (id, action, success, details) VALUES ('a', 'login', 1, '{}')")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import CommandRefused
+from gateway.errors import CommandRefused, NameTaken
 from gateway.interfaces import (
     EndReason,
     ProgramExit,
@@ -20,6 +20,8 @@ from gateway.interfaces import (
 )
 from gateway.store.store import Store
 from tests.support.store import PRINCIPAL, open_session, opened_store, session_request
+
+LONG_AGO = datetime(2020, 2, 29, 22, 15, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -71,12 +73,83 @@ async def test_a_command_is_kept_readable_whatever_bytes_it_has(store: Store, wo
 
 async def test_a_session_detaches_and_is_attached_again(store: Store, workspace: Workspace) -> None:
     session_id = await open_session(store, workspace)
-    await store.mark_paused(session_id)
+    await store.mark_paused(session_id, detached_at=LONG_AGO, job="make")
     row = await row_of(store, session_id)
     assert (row.status, row.connection_id, row.shell_pid) == (SessionStatus.PAUSED, None, 2)
+    assert (row.detached_at, row.job, row.job_ended_at) == (LONG_AGO, "make", None)
     await store.mark_active(session_id, "connection-2")
     row = await row_of(store, session_id)
     assert (row.status, row.connection_id) == (SessionStatus.ACTIVE, "connection-2")
+    assert (row.detached_at, row.job, row.job_ended_at) == (None, None, None)
+    assert (row.principal, row.client_ip) == (PRINCIPAL.name, "192.0.2.7")  # who began it
+
+
+async def test_what_is_known_of_a_detached_session_outlives_stops_and_adoptions(
+    store: Store, workspace: Workspace
+) -> None:
+    session_id = await open_session(store, workspace)
+    await store.mark_paused(session_id, detached_at=LONG_AGO, job="make")
+    await store.note_job(session_id, "make", LONG_AGO + timedelta(hours=1))
+    await store.mark_paused(session_id)
+    row = await row_of(store, session_id)
+    assert (row.detached_at, row.job, row.job_ended_at) == (LONG_AGO, "make", LONG_AGO + timedelta(hours=1))
+
+
+async def test_a_session_whose_gateway_crashed_is_detached_as_of_the_adoption(
+    store: Store, workspace: Workspace
+) -> None:
+    session_id = await open_session(store, workspace)
+    before = datetime.now(UTC)
+    await store.mark_paused(session_id)
+    detached_at = (await row_of(store, session_id)).detached_at
+    assert detached_at is not None
+    assert before <= detached_at <= datetime.now(UTC)
+
+
+async def test_detaching_again_begins_a_new_story(store: Store, workspace: Workspace) -> None:
+    session_id = await open_session(store, workspace)
+    await store.mark_paused(session_id, detached_at=LONG_AGO, job="make")
+    await store.note_job(session_id, "make", LONG_AGO)
+    await store.mark_active(session_id, "connection-2")
+    await store.mark_paused(session_id, detached_at=LONG_AGO + timedelta(days=1))
+    row = await row_of(store, session_id)
+    assert (row.detached_at, row.job, row.job_ended_at) == (LONG_AGO + timedelta(days=1), None, None)
+
+
+async def test_a_job_that_ends_as_a_client_attaches_is_not_noted(store: Store, workspace: Workspace) -> None:
+    """The client sees it; a note would tell of it again at the next detaching."""
+    session_id = await open_session(store, workspace)
+    await store.note_job(session_id, "make", LONG_AGO)
+    row = await row_of(store, session_id)
+    assert (row.job, row.job_ended_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("vim\n\x1b[31m", "vim\\n\\x1b[31m"), ("", "?"), ("x" * 500, "x" * 99 + "…")]
+)
+async def test_a_job_is_kept_readable_whatever_it_calls_itself(
+    store: Store, workspace: Workspace, name: str, kept: str
+) -> None:
+    session_id = await open_session(store, workspace)
+    await store.mark_paused(session_id, detached_at=LONG_AGO, job=name)
+    assert (await row_of(store, session_id)).job == kept
+
+
+async def test_a_name_belongs_to_one_live_session_of_a_workspace(store: Store, workspace: Workspace) -> None:
+    async def begin(workspace: Workspace, name: str | None) -> str:
+        request = session_request()
+        await store.open_session(request, workspace_id=workspace.id, shell="bash", shell_pid=2, name=name)
+        return request.session_id
+
+    first = await begin(workspace, "logs")
+    await store.mark_paused(first)
+    with pytest.raises(NameTaken, match="a session 'logs' runs in this workspace already"):
+        await begin(workspace, "logs")
+    await begin(workspace, None)
+    await begin(workspace, None)
+    await begin(await store.add_workspace("other"), "logs")
+    await end(store, first, ProgramExit(0))
+    await begin(workspace, "logs")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +159,7 @@ async def test_a_session_detaches_and_is_attached_again(store: Store, workspace:
         (ProgramExit(37), EndReason.EXIT),
         (ProgramExit(signal="TERM"), EndReason.KILLED),
         (ProgramExit(), EndReason.LOST),
+        (ProgramExit(signal="HUP"), EndReason.IDLE),
     ],
 )
 async def test_the_end_is_kept_as_it_was(
