@@ -272,6 +272,14 @@ class KeptProgram:
     exit: ProgramExit | None
 
 
+class Wanted(StrEnum):
+    """What one gateway asks of another for a program that the other owns."""
+
+    RELEASE = "release"  # at once
+    RELEASE_IF_SILENT = "release_if_silent"  # if its clients have stopped answering
+    END = "end"
+
+
 class Keeper(Protocol):
     """The gateway's handle on one workspace's keeper. Every call has a deadline and raises KeeperGone or
     KeeperRefused; the answers are treated as hostile (bounded, known ids, checked descriptors)."""
@@ -306,9 +314,13 @@ class Keeper(Protocol):
         """Give a terminal back: the keeper drains it from now on. The caller has stopped reading it before."""
         ...
 
-    async def want(self, session_id: str, *, end: bool = False) -> bool:
-        """Have the gateway that owns the program asked to release it, or with `end` to end it. It does so when it can:
-        `KeeperListener.unowned` tells. False: nobody else has it. Raises KeeperRefused if this keeper cannot ask."""
+    async def want(self, session_id: str, how: Wanted) -> bool:
+        """Have the gateway that owns the program asked for it. It answers when it can, see `KeeperListener`. False:
+        nobody else has it. Raises KeeperRefused if this keeper cannot ask."""
+        ...
+
+    def keep(self, session_id: str) -> None:
+        """Answer another gateway's wish: this program stays with us."""
         ...
 
     async def signal(self, session_id: str, name: str) -> None:
@@ -357,8 +369,12 @@ class KeeperListener(Protocol):
         """Another gateway released the program, or is gone."""
         ...
 
-    def wanted(self, keeper: Keeper, session_id: str, *, end: bool) -> None:
-        """Another gateway asks for a program of ours; `end`: asks to end it."""
+    def kept(self, keeper: Keeper, session_id: str) -> None:
+        """Another gateway was asked for the program, and keeps it."""
+        ...
+
+    def wanted(self, keeper: Keeper, session_id: str, how: Wanted) -> None:
+        """Another gateway asks for a program of ours."""
         ...
 
 

@@ -5,6 +5,7 @@
     refusal   {"id": 7, "error": {"code": "…", "message": "…"}}
     event     {"event": "exit", "session": "…", …}   keeper → the owner, without an id
               {"event": "wanted", "session": "…", …} keeper → the owner: another gateway asked for it
+              {"event": "kept", "session": "…"}      keeper → all others: its owner keeps it
               {"event": "unowned", "session": "…"}   keeper → all others: its owner released it, or is gone
 
 Bytes that need not be UTF-8 (arguments, environment, paths) travel as text by surrogateescape, so a message is no

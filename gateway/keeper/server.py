@@ -219,9 +219,7 @@ class Keeper:
         if program.master is not None and not program.is_draining:
             program.is_draining = True
             self._selector.register(program.master, selectors.EVENT_READ, lambda: self._drain(program))
-        for client in list(self.clients):
-            if client is not former and client.has_greeted:
-                self.tell(client, {"event": "unowned", "session": program.session})
+        self.tell_others(former, "unowned", program)
 
     def hand_over(self, program: Program, owner: Client) -> None:
         """Stop reading *first*: an event that already waits in this batch finds us no longer the reader."""
@@ -295,6 +293,12 @@ class Keeper:
         except (ClientGone, OSError):
             self.drop_client(client)
         self._watch(client)
+
+    def tell_others(self, client: object, event: str, program: Program) -> None:
+        """All that have said hello, but this one."""
+        for other in list(self.clients):
+            if other is not client and other.has_greeted:
+                self.tell(other, {"event": event, "session": program.session})
 
     def end_everything(self) -> None:
         """Terminate: as pid 1 the kernel does it when we exit; otherwise all that descends from us is killed."""

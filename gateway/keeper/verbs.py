@@ -204,14 +204,21 @@ def _release(keeper: Keeper, client: Client, request: protocol.Message) -> Reply
 
 
 def _want(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
-    """Pass on to another connection that we would have its program, or have it ended: it does so when it can. Nothing
-    is taken from anybody: two readers would split a terminal's output."""
+    """Pass on to another connection that we would have its program, or have it ended; `how` is between the two of them.
+    Nothing is taken from anybody: two readers would split a terminal's output."""
     program = _known_program(keeper, request)
+    how = protocol.text_in(request, "how", chars_max=32)
     owner = program.owner
     if not isinstance(owner, Client) or owner is client:
         return Reply({"asked": False})
-    keeper.tell(owner, {"event": "wanted", "session": program.session, "end": request.get("end") is True})
+    keeper.tell(owner, {"event": "wanted", "session": program.session, "how": how})
     return Reply({"asked": True})
+
+
+def _keep(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
+    """The owner's answer to a wish: it keeps the program."""
+    keeper.tell_others(client, "kept", _program_of(keeper, client, request))
+    return Reply()
 
 
 def _socket(keeper: Keeper, client: Client, request: protocol.Message) -> Reply:
@@ -306,6 +313,7 @@ VERBS: dict[str, Callable[[Keeper, Client, protocol.Message], Reply]] = {
     "drop-ring": _drop_ring,
     "release": _release,
     "want": _want,
+    "keep": _keep,
     "socket": _socket,
     "connect": _connect,
     "listen": _listen,

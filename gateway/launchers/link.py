@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gateway.errors import KeeperGone, KeeperRefused, ProgramFailed
 from gateway.events import Event
-from gateway.interfaces import KeeperListener, KeptProgram, Program, ProgramExit, ProgramSpec
+from gateway.interfaces import KeeperListener, KeptProgram, Program, ProgramExit, ProgramSpec, Wanted
 from gateway.keeper import protocol
 from gateway.launchers.answers import Answer, AnswerWrong, exit_of, kept_programs, program_of
 from gateway.launchers.conversation import Conversation, KeeperDeclined
@@ -122,9 +122,9 @@ class KeeperLink:
         await self._ask("release", session=session_id)
         self._stop_waiting(session_id)  # its end is the next owner's to hear
 
-    async def want(self, session_id: str, *, end: bool = False) -> bool:
+    async def want(self, session_id: str, how: Wanted) -> bool:
         try:
-            return (await self._ask("want", session=session_id, end=end)).get("asked") is True
+            return (await self._ask("want", session=session_id, how=how)).get("asked") is True
         except KeeperDeclined as declined:
             if declined.refusal == "unknown_verb":
                 raise KeeperRefused(
@@ -132,6 +132,9 @@ class KeeperLink:
                     "that cannot ask for it; close the terminal it is open in"
                 ) from None
             raise
+
+    def keep(self, session_id: str) -> None:
+        self._conversation.tell("keep", {"session": session_id})
 
     async def signal(self, session_id: str, name: str) -> None:
         await self._ask("signal", unless="ended", session=session_id, name=name)
@@ -235,7 +238,7 @@ class KeeperLink:
             self._conversation.tell(verb, {"session": session_id})
 
     def _take_event(self, message: protocol.Message) -> None:
-        if message["event"] in ("wanted", "unowned"):
+        if message["event"] in ("wanted", "kept", "unowned"):
             self._tell_listener(message)
         if message["event"] != "exit":
             return  # from a newer keeper
@@ -253,10 +256,13 @@ class KeeperLink:
         listener, session = self._listener(), message.get("session")
         if listener is None or not isinstance(session, str):
             return
+        how = message.get("how")
         if message["event"] == "unowned":
             listener.unowned(self, session)
-        elif session in self._programs:
-            listener.wanted(self, session, end=message.get("end") is True)
+        elif message["event"] == "kept":
+            listener.kept(self, session)
+        elif session in self._programs and isinstance(how, str) and how in tuple(Wanted):
+            listener.wanted(self, session, Wanted(how))
 
     def _end(self, reason: str) -> None:
         """The keeper is gone for us, and its programs with it: everyone who waits is told, each once."""

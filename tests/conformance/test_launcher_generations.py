@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import KeeperRefused
-from gateway.interfaces import Keeper
+from gateway.interfaces import Keeper, Wanted
 from gateway.keeper import protocol
 from gateway.launchers.inside import KEEPER_FOLDER
 from gateway.launchers.keepers import WorkspaceKeepers
@@ -17,8 +17,8 @@ from tests.support.keeper_site import DEADLINE_SECONDS, Site, close_streams, end
 
 # What version 1.0 of the keeper did not know, taken out of a copy of today's.
 NEWER = {
-    "verbs.py": ['    "want": _want,\n'],
-    "server.py": ['                self.tell(client, {"event": "unowned", "session": program.session})\n'],
+    "verbs.py": ['    "want": _want,\n', '    "keep": _keep,\n'],
+    "server.py": ['        self.tell_others(former, "unowned", program)\n'],
 }
 
 
@@ -33,8 +33,11 @@ class Hearing:
     def unowned(self, keeper: Keeper, session_id: str) -> None:
         self._note("unowned", session_id)
 
-    def wanted(self, keeper: Keeper, session_id: str, *, end: bool) -> None:
-        self._note("to end" if end else "wanted", session_id)
+    def kept(self, keeper: Keeper, session_id: str) -> None:
+        self._note("kept", session_id)
+
+    def wanted(self, keeper: Keeper, session_id: str, how: Wanted) -> None:
+        self._note(how, session_id)
 
     async def next(self) -> tuple[str, str]:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -54,15 +57,19 @@ async def test_a_program_goes_from_one_gateway_to_the_next_when_it_is_wanted(sit
     spec = site.spec("read line; exit 4", terminal=True)
     old_keeper, new_keeper = await site.keeper(old), await site.keeper(new)
     program = await old_keeper.start(spec)
-    assert await new_keeper.want(spec.session_id)
-    assert await old_ears.next() == ("wanted", spec.session_id)
+    assert await new_keeper.want(spec.session_id, Wanted.RELEASE_IF_SILENT)
+    assert await old_ears.next() == ("release_if_silent", spec.session_id)
+    old_keeper.keep(spec.session_id)
+    assert await new_ears.next() == ("kept", spec.session_id)
+    assert await new_keeper.want(spec.session_id, Wanted.RELEASE)
+    assert await old_ears.next() == ("release", spec.session_id)
     close_streams(program)
     await old_keeper.release(spec.session_id)
     assert await new_ears.next() == ("unowned", spec.session_id)
     adopted = await new_keeper.adopt(spec.session_id)
-    assert not await new_keeper.want(spec.session_id), "it is ours by now"
-    assert await old_keeper.want(spec.session_id, end=True)
-    assert await new_ears.next() == ("to end", spec.session_id)
+    assert not await new_keeper.want(spec.session_id, Wanted.END), "it is ours by now"
+    assert await old_keeper.want(spec.session_id, Wanted.END)
+    assert await new_ears.next() == ("end", spec.session_id)
     await new_keeper.hang_up(spec.session_id)
     assert (await ended(adopted)).signal == "HUP"
     close_streams(adopted)
@@ -91,7 +98,7 @@ async def test_a_keeper_of_the_version_before_serves_all_but_the_wish(
         text = (folder / name).read_text()
         for line in lines:
             assert line in text
-            text = text.replace(line, "                pass\n" if line.lstrip().startswith("self") else "")
+            text = text.replace(line, "")
         (folder / name).write_text(text)
     for module in ("none", "inside"):
         monkeypatch.setattr(f"gateway.launchers.{module}.KEEPER_FOLDER", folder)
@@ -102,7 +109,7 @@ async def test_a_keeper_of_the_version_before_serves_all_but_the_wish(
     program = await old_keeper.start(spec)
     new_keeper = await site.keeper(new)
     with pytest.raises(KeeperRefused, match="a version that cannot ask"):
-        await new_keeper.want(spec.session_id)
+        await new_keeper.want(spec.session_id, Wanted.RELEASE)
     close_streams(program)
     await old_keeper.release(spec.session_id)
     adopted = await new_keeper.adopt(spec.session_id)

@@ -152,18 +152,20 @@ def test_whoever_is_left_hears_that_a_program_is_nobodys(stage: Stage) -> None:
 def test_a_wish_is_passed_on_to_the_owner_and_takes_nothing(stage: Stage) -> None:
     owner, other = stage.connect(), stage.connect()
     stage.program.owner = stage.keeper.clients[0]
-    for end in (False, True):
-        assert stage.ask(other, "want", session="s1", end=end)[0]["ok"] == {"asked": True}
-        assert stage.answer(owner)[0] == {"event": "wanted", "session": "s1", "end": end}
+    assert stage.ask(other, "want", session="s1", how="release")[0]["ok"] == {"asked": True}
+    assert stage.answer(owner)[0] == {"event": "wanted", "session": "s1", "how": "release"}
     assert stage.program.owner is stage.keeper.clients[0]
+    assert stage.ask(owner, "keep", session="s1")[0] == {"id": 1, "ok": {}}
+    assert stage.answer(other)[0] == {"event": "kept", "session": "s1"}
+    assert stage.ask(other, "keep", session="s1")[0]["error"]["code"] == "owned"  # type: ignore[index]
 
 
 def test_a_wish_for_what_is_ones_own_nobodys_or_unknown_asks_nobody(stage: Stage) -> None:
     client = stage.connect()
-    assert stage.ask(client, "want", session="s1")[0]["ok"] == {"asked": False}
+    assert stage.ask(client, "want", session="s1", how="end")[0]["ok"] == {"asked": False}
     stage.program.owner = stage.keeper.clients[0]
-    assert stage.ask(client, "want", session="s1")[0]["ok"] == {"asked": False}
-    assert stage.ask(client, "want", session="s2")[0]["error"]["code"] == "unknown_session"  # type: ignore[index]
+    assert stage.ask(client, "want", session="s1", how="end")[0]["ok"] == {"asked": False}
+    assert stage.ask(client, "want", session="s2", how="end")[0]["error"]["code"] == "unknown_session"  # type: ignore[index]
 
 
 def test_a_verb_that_fails_is_answered_and_ends_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from gateway.errors import DescriptorsExhausted, KeeperGone, KeeperRefused, ProgramFailed
-from gateway.interfaces import Program, ProgramExit, ProgramSpec, Terminal, WindowSize
+from gateway.interfaces import Program, ProgramExit, ProgramSpec, Terminal, Wanted, WindowSize
 from gateway.keeper import protocol
 from gateway.launchers.link import KeeperLink
 from tests.support.keeper_site import open_descriptors
@@ -41,8 +41,11 @@ class Liar:
     def unowned(self, keeper: object, session_id: str) -> None:
         self.heard.append(("unowned", session_id))
 
-    def wanted(self, keeper: object, session_id: str, *, end: bool) -> None:
-        self.heard.append(("ended" if end else "wanted", session_id))
+    def kept(self, keeper: object, session_id: str) -> None:
+        self.heard.append(("kept", session_id))
+
+    def wanted(self, keeper: object, session_id: str, how: Wanted) -> None:
+        self.heard.append((how, session_id))
 
     def _kill(self) -> None:
         self.killed += 1
@@ -362,24 +365,27 @@ async def test_other_gateways_wishes_are_heard_for_our_programs_alone(liar: Liar
     with ExitStack() as stack:
         program = await start(liar, {"pid": 5}, terminal_fds(stack)[0])
     for message in (
-        {"event": "wanted", "session": "s1"},
-        {"event": "wanted", "session": "s1", "end": True},
-        {"event": "wanted", "session": "somebody else's"},
-        {"event": "wanted", "session": 7},
+        {"event": "wanted", "session": "s1", "how": "release"},
+        {"event": "wanted", "session": "s1", "how": "end"},
+        {"event": "wanted", "session": "s1", "how": "a way of a newer gateway"},
+        {"event": "wanted", "session": "s1", "how": ["end"]},
+        {"event": "wanted", "session": "somebody else's", "how": "end"},
+        {"event": "wanted", "session": 7, "how": "end"},
+        {"event": "kept", "session": "s3"},
         {"event": "unowned", "session": ["s1"]},
         {"event": "unowned", "session": "s2"},
         {"event": "of a newer keeper", "session": "s1"},
     ):
         liar.say(message)
-    asked = asyncio.create_task(liar.link.want("s2"))
+    asked = asyncio.create_task(liar.link.want("s2", Wanted.RELEASE))
     assert (await liar.answer({"asked": True}))["verb"] == "want"
     assert await asked
-    assert liar.heard == [("wanted", "s1"), ("ended", "s1"), ("unowned", "s2")]
+    assert liar.heard == [("release", "s1"), ("end", "s1"), ("kept", "s3"), ("unowned", "s2")]
     os.close(program.terminal_fd or 0)
 
 
 async def test_a_keeper_that_cannot_pass_on_a_wish_is_refused_in_words(liar: Liar) -> None:
-    asked = asyncio.create_task(liar.link.want("s1"))
+    asked = asyncio.create_task(liar.link.want("s1", Wanted.RELEASE))
     request = await liar.request()
     liar.say({"id": request["id"], "error": {"code": "unknown_verb", "message": "this keeper speaks version 1"}})
     with pytest.raises(KeeperRefused, match="close the terminal it is open in"):
