@@ -1,6 +1,7 @@
 """Answers kept in memory until something is written: every login asks for its key and its workspace.
 
-Sound because one process writes to a state at a time (its lock), and that process forgets here at each write.
+Sound because one process changes keys and workspaces at a time (its lock), and that process forgets here at each write.
+A gateway that was replaced forgets when it sees that another has written (`Store.changed_elsewhere`).
 """
 
 from __future__ import annotations

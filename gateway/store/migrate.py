@@ -64,6 +64,9 @@ class Migration:
     # False: the file rebuilds a table. It then runs with foreign keys off (they can only be switched outside a
     # transaction), is checked by foreign_key_check, and still is one transaction.
     keeps_foreign_keys: bool
+    # The previous version of this program works on beside it: nothing it reads or writes is taken away, renamed, bound
+    # by new rules or given another meaning. Said by the file itself (IS_ADDITIVE), since only its author knows.
+    is_additive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,21 @@ class SchemaStatus:
 
 
 async def migrate(
-    database_file: Path, *, backups_dir: Path, migrations: Sequence[Migration] | None = None
+    database_file: Path,
+    *,
+    backups_dir: Path,
+    migrations: Sequence[Migration] | None = None,
+    is_in_use: bool = False,
 ) -> list[str]:
     """Apply what is pending and return those versions; a missing file is made (0600).
 
-    Raises SchemaRefused (newer database, or a migration failed and was undone) and StoreUnavailable.
+    `is_in_use`: a gateway of the previous version works on it, and goes on doing so (a reload).
+    Raises SchemaRefused (newer database, a migration that cannot be made in use, or one that failed and was undone) and
+    StoreUnavailable.
     """
     started = time.monotonic()
     known = load_migrations() if migrations is None else migrations
-    applied, backup = await asyncio.to_thread(_migrate, database_file, backups_dir, known)
+    applied, backup = await asyncio.to_thread(_migrate, database_file, backups_dir, known, is_in_use)
     if applied:
         log_event(
             Event.STORE_MIGRATED,
@@ -116,13 +125,18 @@ def _load(file: Traversable) -> Migration:
         assert spec.loader is not None, file
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return Migration(file.name, module.upgrade, module.downgrade, getattr(module, "RUN_IN_TRANSACTION", True))
+    return Migration(file.name, module.upgrade, module.downgrade, getattr(module, "RUN_IN_TRANSACTION", True),
+                     getattr(module, "IS_ADDITIVE", False))  # fmt: skip
 
 
-def _migrate(database_file: Path, backups_dir: Path, known: Sequence[Migration]) -> tuple[list[str], Path | None]:
+def _migrate(
+    database_file: Path, backups_dir: Path, known: Sequence[Migration], is_in_use: bool
+) -> tuple[list[str], Path | None]:
     with _upgrade_lock(database_file), _opened(database_file) as connection:
         applied = _applied_versions(connection, database_file)
         pending = _pending(known, applied, backups_dir)
+        if is_in_use:
+            _refuse_what_needs_a_stop(pending)
         if not applied:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only possible before the first table
         backup = _back_up(database_file, backups_dir, applied[-1]) if applied and pending else None
@@ -226,6 +240,15 @@ def _pending(known: Sequence[Migration], applied: list[str], backups_dir: Path) 
             detail=f"applied: {', '.join(applied)}",
         )
     return list(known[len(applied) :])
+
+
+def _refuse_what_needs_a_stop(pending: Sequence[Migration]) -> None:
+    for migration in pending:
+        if not migration.is_additive:
+            raise SchemaRefused(
+                f"the database upgrade {migration.version} cannot be made while the previous version works on; restart "
+                "the gateway instead (terminals go on; commands and transfers end)"
+            )
 
 
 def _back_up(database_file: Path, backups_dir: Path, version: str) -> Path:

@@ -37,7 +37,8 @@ class Store(
     RetentionQueries,
     HealthQueries,
 ):
-    """One open database. At most one per process at a time; the state's lock keeps other processes away.
+    """One open database. At most one per process at a time; the state's lock keeps other processes away, but for a
+    gateway that was replaced and serves on what it has (`changed_elsewhere`).
 
     Every question may raise StoreUnavailable, with what to do in its words.
     """
@@ -52,14 +53,23 @@ class Store(
         self._keys_used: dict[str, datetime] = {}
         self._refusals = RefusalLimit()
         self._notes = Notes(database)
+        self._data_version = 0
 
     @classmethod
-    async def open(cls, database_file: Path, *, backups_dir: Path, workspaces_dir: Path, workspaces_max: int) -> Store:
+    async def open(
+        cls,
+        database_file: Path,
+        *,
+        backups_dir: Path,
+        workspaces_dir: Path,
+        workspaces_max: int,
+        is_in_use: bool = False,
+    ) -> Store:
         """Bring the file up to date (made if missing) and connect. The caller awaits `close`.
 
-        Raises SchemaRefused and StoreUnavailable.
+        `is_in_use`: see `migrate`. Raises SchemaRefused and StoreUnavailable.
         """
-        await migrate(database_file, backups_dir=backups_dir)
+        await migrate(database_file, backups_dir=backups_dir, is_in_use=is_in_use)
         database = await Database.open(database_file)
         store = cls(database, workspaces_dir=workspaces_dir, workspaces_max=workspaces_max)
         store._notes.start()
@@ -76,6 +86,18 @@ class Store(
             log_failure(Event.STORE_FAILED, reason="the last flush")
         finally:
             await self._database.close()
+
+    async def changed_elsewhere(self) -> bool:
+        """Whether another process has written since the last time this was asked; then nothing that was kept in memory
+        is believed any more (https://www.sqlite.org/pragma.html#pragma_data_version)."""
+        async with self._database.asked("data_version"):
+            (row,) = await self._database.query("PRAGMA data_version")
+        before, self._data_version = self._data_version, int(row["data_version"])
+        if before == self._data_version:
+            return False
+        self._keys.clear()
+        self._workspaces.clear()
+        return True
 
     async def flush_activity(self, activity: Sequence[SessionActivity]) -> None:
         """Write what live sessions did since the last time, and with it which keys were used and refused how often."""

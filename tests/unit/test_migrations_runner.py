@@ -413,3 +413,49 @@ def test_the_generator_finds_no_change_between_models_and_migrations(tmp_path: P
     command = [str(Path(sys.executable).with_name("aerich")), "migrate", "--offline", "--name", "unexpected"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=True)
     assert "No changes detected" in done.stdout
+
+
+ADDITIVE = [one for one in load_migrations() if one.is_additive]
+
+
+async def test_beside_a_gateway_that_goes_on_only_an_additive_migration_is_made(filled: Path, tmp_path: Path) -> None:
+    """All of them, or none: a first that is additive must not be left behind by a second that is not."""
+
+    async def add(db: MigrationConnection) -> str:
+        await db.execute_query("ALTER TABLE settings ADD COLUMN colour TEXT")
+        return "SELECT 1"
+
+    additive = dataclasses.replace(migration("1_colour.py", add), is_additive=True)
+    another = migration("2_not_additive.py", nothing)
+    with pytest.raises(SchemaRefused, match=r"2_not_additive\.py cannot be made while .* restart the gateway"):
+        await migrate(filled, backups_dir=tmp_path / "backups", migrations=[FIRST, additive, another], is_in_use=True)
+    assert (await schema_status(filled, migrations=[FIRST, additive])).pending == ("1_colour.py",)
+    applied = await migrate(filled, backups_dir=tmp_path / "backups", migrations=[FIRST, additive], is_in_use=True)
+    assert applied == ["1_colour.py"]
+
+
+def shape(file: Path) -> dict[str, dict[str, tuple[object, ...]]]:
+    """Table → column → (type, may not be null, default, place in the primary key)."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            name: {column[1]: tuple(column[2:]) for column in connection.execute(f"PRAGMA table_info({name})")}
+            for name in names
+        }
+
+
+@pytest.mark.parametrize("version", [one.version for one in ADDITIVE])
+async def test_what_calls_itself_additive_takes_nothing_away_and_asks_for_nothing(version: str, tmp_path: Path) -> None:
+    """What the previous version reads is all there, and a row it writes need say nothing new."""
+    known = load_migrations()
+    index = next(number for number, one in enumerate(known) if one.version == version)
+    file = tmp_path / "homeport.db"
+    await migrate(file, backups_dir=tmp_path / "backups", migrations=known[:index])
+    before = shape(file)
+    await migrate(file, backups_dir=tmp_path / "backups", migrations=known[: index + 1])
+    after = shape(file)
+    for table, columns in before.items():
+        assert columns.items() <= after[table].items(), f"{table} lost or changed a column"
+        for name in after[table].keys() - columns.keys():
+            _, may_not_be_null, default, _ = after[table][name]
+            assert not may_not_be_null or default is not None, f"{table}.{name} must be given"
