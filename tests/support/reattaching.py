@@ -1,0 +1,333 @@
+"""A program in a session whose clients are killed one after the other, and what a client shows that never was.
+
+The program runs under script(1), which writes down every byte it prints and every byte it reads. The first file, fed to
+a fresh terminal, is what an uninterrupted client shows: no model, no recording and no connection of the gateway's have
+a part in it. The second file tells whether a client that came back typed anything by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import shlex
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.support.installed import POLL_SECONDS, WORKSPACE, InstalledGateway, until
+from tests.support.real_terminals import TERM, Screen, Size, Terminals, Window, XtermWindow, differences
+
+FOLDER = Path(__file__).parent / "kept_programs"
+# The picture of a client that came back; far more than it takes, on a machine with other things to do.
+PICTURE_SECONDS = 10.0
+STILL_POLLS = 4  # so often in a row nothing may have moved
+_RESET = b"\x1bc"  # the first that `start` prints
+_SHELL = r"PS1='\[\e]2;shell \w\a\]\[\e[1;32m\]kept\[\e[0m\] $ ' exec bash --norc --noprofile"
+_VIM = "vim -u ~/kept/vimrc -i NONE -n ~/kept/text"
+_MENU = "dialog --colors --title Menu --menu '\\Z1Choose\\Zn' 20 60 12 $(seq 120)"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs, and what a person types at it."""
+
+    name: str
+    command: str  # of a POSIX shell, in the workspace
+    steps: tuple[bytes, ...]  # what each prints goes on for a while
+    begin: bytes = b""  # typed once, at its start
+    begun: bytes = b""  # then this was printed
+    leave: bytes | None = None  # back to the shell behind it
+    ends_with: bytes = b""  # a pattern: the last thing that a step prints, if it pauses in between
+    end: str = ""  # run in the workspace at the end: what outlives the session
+    is_stopped: str = ""  # it moves by itself: SIGSTOP to the processes of this name, while it is compared
+
+
+_COLOURED_LINES = (
+    rb"for i in {1..1500}; do printf '\e[3%dm%04d \e[48;5;%dm \xc3\xa9\xe6\x97\xa5\xe6\x9c\xac \e[0;1;4m%s\e[0m\n' "
+    rb"$((i%8)) $i $((i%256)) $RANDOM; done"
+)
+_VIM_SCROLLS = b'\x1c\x0egg:for i in range(1,80)|exe "norm! 2\\<C-e>"|redraw|endfor\r'
+PROGRAMS = (
+    Program(
+        "bash", _SHELL, (
+            _COLOURED_LINES + b"\r",
+            b"\x15ls -la --color=always /usr/bin\recho unfinished 'words\x02\x02\x02\x02\x02",
+            b"\x05\x15" + _COLOURED_LINES + b"; printf '\\e[2J\\e[5;20Hhere'\recho \xc3\xa9\xe6\x97\xa5 \x12seq",
+        ),
+        begin=b"kept=$$-kept\r", begun=rb"kept=",
+    ),
+    Program(
+        "vim", _SHELL, (
+            _VIM_SCROLLS + b"Vjjjj",
+            b"\x1c\x0e:split\r:vsplit\r" + _VIM_SCROLLS + b"/line\r",
+            b"\x1c\x0e\x17w" + _VIM_SCROLLS + b"oinserted \xc3\xa9\xe6\x97\xa5",
+        ),
+        begin=b"clear; seq 15; " + _VIM.encode() + b"\r", begun=rb"1,1.*Top", leave=b"\x1c\x0e:qa!\r",
+    ),
+    Program(
+        "less", _SHELL, (b" " * 30, b"Gbbbbbbbbbbbbbbbbbbbbb/2[0-9]7\rnnnnn", b"g" + b"j" * 150 + b"-N\r"),
+        begin=b"clear; seq 7; LESS= less -R -M ~/kept/colours\r", begun=rb"lines 1-", leave=b"q",
+    ),
+    Program(
+        "htop", "exec htop -d 3", (b"\x1bOB" * 10 + b"t", b"\x1bOQ\x1bOB\x1bOB", b"\x1bI/sh"), begun=rb"Load average",
+        is_stopped="htop",
+    ),
+    Program(
+        "mc", "exec mc -u ~/kept /usr/bin", (
+            b"\t" + b"\x1b[6~" * 12, b"\x1b[20~\x1b[C\x1b[B\x1b[B", b"\x1b\x1b\x1b[5~\x1b[5~" + b"\x1b[B" * 30,
+        ),
+        begun=rb"Quit",
+    ),
+    Program(
+        "dialog", f"exec {_MENU}", (b"\x1b[B" * 40, b"\x1b[6~\t\t", b"\x1b[5~\x1b[5~" + b"\x1b[B" * 30),
+        begun=rb"Cancel",
+    ),
+    Program(
+        "tmux", "exec tmux -L kept -f ~/kept/tmux.conf new-session", (
+            _COLOURED_LINES + b"\r",
+            b"\x02%" + _COLOURED_LINES + b"\r\x02\"ls --color=always /usr/bin\r",
+            b"\x02;" + _COLOURED_LINES + b"\r\x02[\x1b[5~\x1b[5~",
+        ),
+        begun=rb"inner \$", end="tmux -L kept kill-server",
+    ),
+    Program("progress", "exec python3 ~/kept/progress.py", (b"\r",) * 3, begin=b"\r", begun=rb"0 is over\r\n",
+            ends_with=rb"is over\r\n\Z"),
+    Program("agent", "exec python3 ~/kept/agent.py", (b"a", b"b", b"c", b"d", b"e", b"f"), begun=rb"\x1b\[2J",
+            leave=b"q", ends_with=rb"\x1b\[(\?2004h|2J)\Z"),
+)  # fmt: skip
+BY_NAME = {program.name: program for program in PROGRAMS}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of all rounds."""
+
+    rounds: int = 0
+    pictures: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Interrupted:
+    """One program in one session, from its first client to its end; `with` ends the session."""
+
+    def __init__(
+        self,
+        gateway: InstalledGateway,
+        program: Program,
+        makers: Sequence[Terminals],
+        *,
+        size: Size,
+        chance: random.Random,
+        tally: Tally,
+        term: str = TERM,
+        login: str = WORKSPACE,
+    ) -> None:
+        """`makers`: of the clients, in turn. The last makes the first one."""
+        self.gateway, self.program, self.size, self._chance, self._tally = gateway, program, size, chance, tally
+        self._makers, self._term = list(makers), term
+        self._command = gateway.ssh_command(workspace=login)
+        self._name = f"{program.name}-{chance.randrange(1 << 40):x}"
+        workspace = gateway.rows("SELECT id FROM workspaces WHERE name = ?", WORKSPACE)[0]["id"]
+        folder = gateway.state_dir / "workspaces" / str(workspace) / "home" / "runs" / self._name
+        self._printed, self._read = folder / "printed", folder / "read"
+        self._references: dict[str, Screen] = {}
+        self._fed = 0
+        self._is_stopped = False
+
+    def __enter__(self) -> Self:
+        put_programs(self.gateway)
+        try:
+            self._begin(self._makers[-1])
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _begin(self, maker: Terminals) -> None:
+        self.window: Window = maker.window(self._command, self.size, term=self._term)
+        until(lambda: any("$" in line for line in self.window.look().text), "a login shell")
+        self._row = self.gateway.until_row("SELECT * FROM sessions WHERE status = 'active' AND kind = 'shell'")
+        self.window.type(f"exec sh ~/kept/start ~/runs/{self._name} {shlex.quote(self.program.command)}\r".encode())
+        self._until_printed(_RESET, "it starts")
+        script = until(lambda: self.gateway.programs(f"runs/{self._name}/printed"), "script runs")[0]
+        self._script = psutil.Process(script)
+        if self.program.begin:
+            self._until_still(ends_with=b"")
+            self.window.type(self.program.begin)
+        if self.program.begun:
+            self._until_printed(self.program.begun, f"{self.program.name} is up")
+        for each in self._makers:
+            self._references[each.name] = each.screen(self.size)
+        self.hold_still()
+        self.expect_picture(maker, self.window, "uninterrupted")
+
+    def _end(self) -> None:
+        self._go_on()
+        self.window.kill()
+        if self.program.end:
+            self.gateway.ssh(self.program.end)
+        for row in self.gateway.rows("SELECT id FROM sessions WHERE status <> 'terminated'"):
+            self.gateway.homeport("kill", str(row["id"]), check=False)
+        self.gateway.until_no_live_row()
+        for reference in self._references.values():
+            reference.close()
+
+    # ------------------------------------------------------------------------------------------------ the rounds
+
+    def rounds(self, count: int) -> None:
+        for number in range(count):
+            self.interrupt(self.program.steps[number % len(self.program.steps)])
+            self._makers.reverse()
+            for maker in self._makers:
+                self.come_back(maker)
+
+    def interrupt(self, keys: bytes) -> None:
+        """Type, and kill the client while the program prints. Then it may print on, until it has nothing more to do."""
+        self._go_on()
+        self._tally.rounds += 1
+        before = self._printed.stat().st_size
+        self.window.type(keys)
+        self._watch(before + self._chance.randrange(1, 40_000))
+        self.window.kill()
+        self.hold_still()
+
+    def come_back(self, maker: Terminals) -> None:
+        """A fresh client: it gets the same session, and shows what it would show if it had been there all the time."""
+        self.window.kill()
+        printed, read = self._printed.stat().st_size, self._read.stat().st_size
+        self.window = maker.window(self._command, self.size, term=self._term)
+        what = f"{self.program.name} {self.size} {maker.name} round {self._tally.rounds}"
+        self.expect_picture(maker, self.window, what)
+        # What is on the screen was painted: the program did not help. And nothing answered a question nobody asked.
+        assert self._printed.stat().st_size == printed, f"{what}: the program drew its screen anew"
+        assert self._read.stat().st_size == read, f"{what}: it read {self._read.read_bytes()[read:]!r}"
+        rows = self.gateway.rows("SELECT * FROM sessions WHERE status <> 'terminated' AND kind = 'shell'")
+        assert [(row["id"], row["shell_pid"]) for row in rows] == [(self._row["id"], self._row["shell_pid"])], what
+
+    def leave(self) -> None:
+        """Leave the program: the screen from before it is there, for a client that never saw it."""
+        assert self.program.leave is not None
+        self._go_on()
+        self.window.type(self.program.leave)
+        self._until_still(ends_with=b"")
+        self.expect_picture(self._makers[-1], self.window, f"{self.program.name} {self.size} left")
+
+    def resize(self, size: Size) -> None:
+        """The next client has another window; the references follow as the window of a client that stayed would."""
+        self._feed_references()
+        self.size = size
+        for reference in self._references.values():
+            reference.resize(size)
+
+    def expect_picture(self, maker: Terminals, window: Window, what: str) -> None:
+        self._feed_references()
+        wanted = self._references[maker.name].look()
+        self._tally.pictures += 1
+        deadline = time.monotonic() + PICTURE_SECONDS
+        while (found := differences(wanted, window.look())) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        if found:
+            self._tally.wrong.append("\n".join([f"{what}:", *found[:12]]))
+
+    # ------------------------------------------------------------------------------------------- what it is doing
+
+    def hold_still(self) -> None:
+        """Until the program has printed all it has to print; one that never ends to is stopped."""
+        if self.program.is_stopped:
+            self._is_stopped = True
+            for process in self._processes(self.program.is_stopped):
+                process.suspend()
+        self._until_still(ends_with=self.program.ends_with)
+
+    def _go_on(self) -> None:
+        if self._is_stopped:
+            self._is_stopped = False
+            for process in self._processes(self.program.is_stopped):
+                process.resume()
+
+    def _until_still(self, *, ends_with: bytes) -> None:
+        """It waits for input, or is stopped, and nothing of it is under way."""
+        polls, size = 0, -1
+
+        def is_still() -> bool:
+            nonlocal polls, size
+            self._draw()
+            now = self._printed.stat().st_size
+            is_quiet = now == size and self._is_asleep() and self._has_printed_last(ends_with)
+            polls, size = polls + 1 if is_quiet else 0, now
+            return polls >= STILL_POLLS
+
+        until(is_still, f"{self.program.name} holds still")
+
+    def _is_asleep(self) -> bool:
+        try:
+            return all(process.status() in ("sleeping", "stopped") for process in self._processes())
+        except psutil.NoSuchProcess:
+            return False
+
+    def _has_printed_last(self, pattern: bytes) -> bool:
+        return not pattern or re.search(pattern, self._printed.read_bytes()[-200:]) is not None
+
+    def _processes(self, name: str = "") -> list[psutil.Process]:
+        found = [self._script, *self._script.children(recursive=True)]
+        return [process for process in found if not name or process.name() == name]
+
+    def _until_printed(self, pattern: bytes, what: str) -> None:
+        def is_printed() -> bool:
+            self._draw()
+            return self._printed.exists() and re.search(pattern, self._printed.read_bytes(), re.S) is not None
+
+        until(is_printed, what)
+
+    def _watch(self, size: int) -> None:
+        """Until the program has printed so much, or pauses."""
+        last, moved_at = -1, time.monotonic()
+        while (now := self._printed.stat().st_size) < size and time.monotonic() - moved_at < 0.1:
+            self._draw()
+            if now != last:
+                last, moved_at = now, time.monotonic()
+
+    def _draw(self) -> None:
+        if isinstance(self.window, XtermWindow) and self.window.process.poll() is None:
+            self.window.draw(seconds=0.002)
+
+    def _feed_references(self) -> None:
+        printed = self._printed.read_bytes()
+        start = self._fed or printed.index(_RESET)
+        self._fed = len(printed)
+        for reference in self._references.values():
+            reference.feed(printed[start:])
+
+
+def put_programs(gateway: InstalledGateway) -> None:
+    """The programs' files, into ~/kept of the workspace; once."""
+    if gateway.ssh("test -e ~/kept/text").returncode == 0:
+        return
+    words = ["the", "line", "of", "a", "text", "that", "somebody", "wrote,", "é日本", "and", "so", "on"]
+    text = "".join(f"line {n:04d} {' '.join(words[: n % 12])}\n" for n in range(600))
+    colours = "".join(
+        f"\x1b[3{n % 8}m{n:04d}\x1b[0m \x1b[1;38;5;{n % 256}m{'=' * (n % 70)}\x1b[0m é\n" for n in range(900)
+    )
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path in FOLDER.iterdir():
+            archive.add(path, path.name)
+        for name, data in (("colours", colours), ("text", text)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data.encode())
+            archive.addfile(member, io.BytesIO(data.encode()))
+    command = "mkdir -p ~/kept ~/.config/mc && tar -x --no-same-owner -C ~/kept && cp ~/kept/mc.ini ~/.config/mc/ini"
+    done = gateway.ssh(command, input=packed.getvalue())
+    assert done.returncode == 0, done.stderr
