@@ -138,9 +138,10 @@ class Gateway:
         self.recordings = FileRecordings(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir,
                                          settings=config.recording)  # fmt: skip
         self._resources.push_async_callback(self.recordings.close)
+        self.displays = Displays(keepers=self.keepers, launcher=self.launcher, spawn=self.spawn)
         self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher,
-                                 recordings=self.recordings, screens=_NoScreens(), config=config, spawn=self.spawn,
-                                 login_notice="; ".join(self.warnings))  # fmt: skip
+                                 recordings=self.recordings, screens=_NoScreens(), displays=self.displays,
+                                 config=config, spawn=self.spawn, login_notice="; ".join(self.warnings))  # fmt: skip
         self.handover = Handover(sessions=self.sessions, store=self.store, keepers=self.keepers,
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,
                                  spawn=self.spawn)  # fmt: skip
@@ -201,9 +202,8 @@ class Gateway:
                             keeper_idle_seconds=self.config.session.keeper_idle_seconds)  # fmt: skip
         agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
         self._resources.callback(agents.close)
-        displays = Displays(keepers=self.keepers, launcher=self.launcher, spawn=self.spawn)
         gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, agents=agents,
-                              displays=displays, spawn=self.spawn)  # fmt: skip
+                              displays=self.displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
         admin = AdminServer(self.config.http.listen, self.upkeep, host_names=self.config.http.host_names)
         await admin.start()

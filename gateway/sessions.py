@@ -37,6 +37,7 @@ from gateway.interfaces import (
     SessionRequest,
     Workspace,
 )
+from gateway.jobs import JobWatch
 from gateway.live import Live
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
@@ -80,6 +81,8 @@ class SessionStore(Protocol):
 
     async def mark_active(self, session_id: str, connection_id: str) -> None: ...
 
+    async def note_job(self, session_id: str, job: str | None, ended_at: datetime | None) -> None: ...
+
     async def end_session(
         self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
     ) -> bool: ...
@@ -88,6 +91,14 @@ class SessionStore(Protocol):
 
     @property
     def note(self) -> Note: ...
+
+
+class DisplaysThatFollow(Protocol):
+    """Where X11 programs of a session find a client's display (forwarding/displays.py)."""
+
+    async def follow(self, workspace: Workspace, name: str, pid: int) -> None:
+        """A client with the display `name` came to the program `pid`. Never fails."""
+        ...
 
 
 class Sessions:
@@ -101,6 +112,7 @@ class Sessions:
         launcher: Launcher,
         recordings: Recordings,
         screens: Screens,
+        displays: DisplaysThatFollow,
         config: Config,
         spawn: Spawn,
         login_notice: str = "",
@@ -110,11 +122,13 @@ class Sessions:
         self._launcher = launcher
         self._recordings = recordings
         self._screens = screens
+        self._displays = displays
         self._config = config
         self._spawn = spawn
         self._login_notice = login_notice
         self._live: dict[str, Live] = {}
         self._attaching = Attaching(self.live)
+        self.jobs = JobWatch(self._note_job, spawn)
         # Before a client is given a session: take over what nobody owns (handover.py).
         self.adopt_unowned: Callable[[Workspace], Awaitable[None]] | None = None
         self.is_draining = False
@@ -210,6 +224,9 @@ class Sessions:
         if live.recorder is not None:
             live.recorder.mark_attach(request.principal.name, terminal.size)
         self._spawn(self._mark_active(live.session_id, request.connection_id), f"attach:{live.session_id}")
+        if request.display is not None:
+            following = self._displays.follow(live.workspace, request.display, session.program.pid)
+            self._spawn(following, f"display:{live.session_id}")
         await session.reattach(
             channel, size=terminal.size, term=terminal.term, connection_id=request.connection_id, notice=notice
         )
@@ -386,6 +403,7 @@ class Sessions:
         if live.is_kept:
             live.detached_at = datetime.now(UTC)
             self.keep_in_mind(live)
+            self.jobs.detached(live)
             self._spawn(self._mark_paused(live), f"detach:{session_id}")
             return
         if live.end_reason is EndReason.EXIT:  # not when it is being killed
@@ -419,6 +437,12 @@ class Sessions:
             await self._store.mark_paused(live.session_id, detached_at=live.detached_at, job=live.job)
         except Exception:
             log_failure(Event.STORE_FAILED, session_id=live.session_id)
+
+    async def _note_job(self, session_id: str, job: str | None, ended_at: datetime | None) -> None:
+        try:
+            await self._store.note_job(session_id, job, ended_at)
+        except Exception:
+            log_failure(Event.STORE_FAILED, session_id=session_id)
 
     async def _mark_active(self, session_id: str, connection_id: str) -> None:
         try:
