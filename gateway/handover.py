@@ -131,8 +131,11 @@ class Handover:
             live.session.has_nobody_yet()
             live.detached_at = row.detached_at or datetime.now(UTC)
             live.job, live.job_ended_at = row.job, row.job_ended_at
+            if not program.backlog:
+                live.session.last_activity_at = row.last_activity_at
             self._sessions.keep_in_mind(live)
         await self._store.mark_paused(kept.session_id)
+        self._sessions.jobs.found_detached(live)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
 
@@ -148,6 +151,7 @@ class Handover:
         Afterwards the connections may be closed: nobody's shell ends of it.
         """
         self._sessions.is_draining = True
+        self._sessions.jobs.close()
         await self._wait_for_pipes()
         try:
             await self._sessions.flush_activity()

@@ -60,7 +60,8 @@ class Live:
 
     @property
     def terminal_fd(self) -> int | None:
-        return self.session.program.terminal_fd if self.terminal is not None else None
+        """The master's, as long as it is open."""
+        return self.terminal.terminal_fd if self.terminal is not None else None
 
     @property
     def has_ended(self) -> bool:

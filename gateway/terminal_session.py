@@ -75,6 +75,11 @@ class TerminalSession(Session):
     # ------------------------------------------------------------------------------------------- coming and going
 
     @property
+    def terminal_fd(self) -> int | None:
+        """The master's, as long as it is open: a number that was closed may be another's by now."""
+        return None if self._pump.is_closed else self.program.terminal_fd
+
+    @property
     def viewers(self) -> tuple[Viewer, ...]:
         return tuple(self._viewers)
 
