@@ -32,6 +32,7 @@ from gateway.forwarding.displays import Displays
 from gateway.forwarding.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
+from gateway.idle import IdleLimits, IdleWatch
 from gateway.ids import new_id
 from gateway.interfaces import Painting, SessionRow, SessionStatus, StreamPosition, WindowSize, Workspace
 from gateway.launchers.choose import choose_launcher
@@ -145,6 +146,7 @@ class Gateway:
         self.handover = Handover(sessions=self.sessions, store=self.store, keepers=self.keepers,
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,
                                  spawn=self.spawn)  # fmt: skip
+        self.idle = IdleWatch(self.sessions.live, IdleLimits.of(config.session), end=self.sessions.kill)
         self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
@@ -156,6 +158,7 @@ class Gateway:
         await remove_half_made(places.workspaces_dir)
         await self._listen(host_keys)
         self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
+        self._long_lived.append(self.spawn(self.idle.run(self.config.session.idle_check_seconds), "idle"))
         # What is there now stays. Without this, each full collection looks at 80,000 objects of modules and classes,
         # and every session stands still for 20 ms.
         gc.freeze()
@@ -252,7 +255,7 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key,
+                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key, ends_at=self.idle.ends_at,
                         shells=installed_shells, way_in=self._way_into, own_name=own_name)  # fmt: skip
 
     async def _way_into(self, workspace: Workspace) -> WayIn:

@@ -25,6 +25,7 @@ ENVIRONMENT_OTHER = ("HOMEPORT_CONFIG",)
 
 Isolation = Literal["auto", "bubblewrap", "none"]
 _DAYS_MAX = 36_500
+_MINUTES_MAX = _DAYS_MAX * 24 * 60
 _LISTS = ("environment_allowed", "host_names")
 
 
@@ -118,6 +119,20 @@ class SessionSettings(_Section):
     # A child in the background may keep a pipe open after its program ended; the client waits for this much silence.
     pipe_linger_seconds: float = Field(default=10, gt=0)
     terminals_per_workspace_max: int = Field(default=500, ge=1)
+    # A shell that nobody is attached to, at its prompt, silent for this long: ended. With a job in the foreground it
+    # never is. A week, so that nothing is gone after a holiday weekend; 0 keeps it for ever, as in all limits below.
+    idle_detached_days: float = Field(default=7, ge=0, le=_DAYS_MAX)
+    # Minutes without input and output while a client is attached. Off: whoever is away from the keyboard wants to find
+    # everything as it was. A shell with a job in the foreground (an editor, a build) is not idle.
+    idle_shell_minutes: float = Field(default=0, ge=0, le=_MINUTES_MAX)
+    idle_exec_minutes: float = Field(default=0, ge=0, le=_MINUTES_MAX)
+    idle_subsystem_minutes: float = Field(default=0, ge=0, le=_MINUTES_MAX)
+    # How long before the end its clients are told; half of a limit that is shorter than twice this.
+    idle_warning_minutes: float = Field(default=10, ge=0, le=_MINUTES_MAX)
+    # All sessions are looked at this often.
+    idle_check_seconds: float = Field(default=60, gt=0, le=3600)
+    # Lines above the screen that a client finds in its scrollback when it comes back. 1,000 are painted in milliseconds.
+    history_lines: int = Field(default=1000, ge=0, le=10_000)
 
 
 class SftpSettings(_Section):

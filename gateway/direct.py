@@ -106,6 +106,7 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         backup=backups.make,
         stop=on_demand.stop,
         disconnect=lambda fingerprint: 0,  # no gateway, no connections
+        ends_at=dict,  # and nobody who would end an idle session
         shells=installed_shells,
         way_in=on_demand.way_into,
         own_name=own_name,

@@ -30,6 +30,8 @@ class Event(StrEnum):
     SESSION_DETACHED = "session.detached"
     SESSION_ADOPTED = "session.adopted"
     SESSION_ENDED = "session.ended"
+    SESSION_WARNED = "session.warned"  # it will end for want of use
+    SESSION_EXPIRED = "session.expired"  # it is being ended for want of use
     SESSION_FAILED = "session.failed"
     SFTP_COMPLAINED = "sftp.complained"
     FORWARD_OPENED = "forward.opened"

@@ -135,7 +135,7 @@ class Handover:
                 live.session.last_activity_at = row.last_activity_at
             self._sessions.keep_in_mind(live)
         await self._store.mark_paused(kept.session_id)
-        self._sessions.jobs.found_detached(live)
+        self._sessions.jobs.adopted(live)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
 

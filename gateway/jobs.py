@@ -78,7 +78,8 @@ def foreground(terminal_fd: int, kind: SessionKind) -> Foreground:
 class JobWatch:
     """Notices when the jobs of detached sessions end. One timer for all, which rests while there is nothing to watch.
 
-    A job that goes on costs one question to its terminal each LOOK_SECONDS, a shell at its prompt nothing.
+    A job that goes on costs one question to its terminal each LOOK_SECONDS; a shell at its prompt costs one more look,
+    since its client may have left before the shell read the last line, and then nothing.
     """
 
     def __init__(
@@ -100,29 +101,14 @@ class JobWatch:
     def detached(self, session: WatchedSession) -> None:
         """The last client has left: find the session's job, and watch it to its end. The caller writes the job down."""
         found = self._foreground_of(session)
-        if found is None or found.job is None:
-            return
-        session.job, session.job_ended_at = found.job, None
-        self._watched[session.session_id] = _Watched(session)
-        self._look_later()
+        if found is not None:
+            session.job, session.job_ended_at = found.job, None
+            self._watch(session)
 
-    def found_detached(self, session: WatchedSession) -> None:
-        """Nobody is attached to this session, of which more may be known already: it was adopted, or looked at again.
-
-        A job that is known and gone ended between then and now; one that is there and not watched is watched.
-        """
-        if session.session_id in self._watched or session.is_attached:
-            return
-        found = self._foreground_of(session)
-        if found is None:
-            return
-        if found.job is not None:
-            is_news = session.job is None or session.job_ended_at is not None
-            self.detached(session)
-            if is_news:
-                self._write_down(session)
-        elif session.job is not None and session.job_ended_at is None:
-            self._ended(session, self._now())
+    def adopted(self, session: WatchedSession) -> None:
+        """It was taken over without a client. A job that is known of it, and gone, ended between then and now."""
+        self._look_at(_Watched(session), self._now())
+        self._watch(session)
 
     def close(self) -> None:
         """Watch no more. Twice is harmless."""
@@ -135,6 +121,10 @@ class JobWatch:
     def watched_count(self) -> int:
         return len(self._watched)
 
+    def _watch(self, session: WatchedSession) -> None:
+        self._watched[session.session_id] = _Watched(session)
+        self._look_later()
+
     def _look_later(self) -> None:
         if self._timer is None and self._watched:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
@@ -143,30 +133,32 @@ class JobWatch:
         self._timer = None
         now = self._now()
         for watched in list(self._watched.values()):
-            if self._is_over(watched, now):
+            if not self._look_at(watched, now):
                 del self._watched[watched.session.session_id]
         self._look_later()
 
-    def _is_over(self, watched: _Watched, now: datetime) -> bool:
-        """Whether there is nothing left to watch."""
+    def _look_at(self, watched: _Watched, now: datetime) -> bool:
+        """Note what has changed; False: there is nothing left to watch."""
         session = watched.session
         found = None if session.is_attached else self._foreground_of(session)
         if found is None:
-            return True
+            return False
         if found.job is not None:
             watched.prompt_seen_at = None
-            if found.job not in _SHELLS_THAT_EDIT:  # between two jobs the shell itself is in front
+            if session.job is None or session.job_ended_at is not None:
+                session.job, session.job_ended_at = found.job, None
+                self._write_down(session)
+            elif found.job not in _SHELLS_THAT_EDIT:  # between two jobs the shell itself is in front
                 session.job = found.job
+            return True
+        if session.job is None or session.job_ended_at is not None:
             return False
         if not found.is_certain and watched.prompt_seen_at is None:
             watched.prompt_seen_at = now
-            return False
-        self._ended(session, watched.prompt_seen_at or now)
-        return True
-
-    def _ended(self, session: WatchedSession, at: datetime) -> None:
-        session.job_ended_at = at
+            return True
+        session.job_ended_at = watched.prompt_seen_at or now
         self._write_down(session)
+        return False
 
     def _write_down(self, session: WatchedSession) -> None:
         self._spawn(self._note(session.session_id, session.job, session.job_ended_at), f"job:{session.session_id}")

@@ -63,6 +63,11 @@ class Live:
         """The master's, as long as it is open."""
         return self.terminal.terminal_fd if self.terminal is not None else None
 
+    def say(self, text: str) -> None:
+        """To the clients that look at its terminal; nothing of ours on the streams of commands and transfers."""
+        if self.terminal is not None:
+            self.terminal.say(text)
+
     @property
     def has_ended(self) -> bool:
         return self.session.program.exited.done()

@@ -221,6 +221,7 @@ class Sessions:
         started = time.monotonic()
         notice = attach_notice(live, was_taken=found.was_taken)
         live.detached_at = live.job = live.job_ended_at = None
+        session.last_activity_at = datetime.now(UTC)
         if live.recorder is not None:
             live.recorder.mark_attach(request.principal.name, terminal.size)
         self._spawn(self._mark_active(live.session_id, request.connection_id), f"attach:{live.session_id}")

@@ -170,6 +170,7 @@ class Services:
     backup: Callable[[], Awaitable[BackupMade]]
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well
     disconnect: Callable[[str], int]  # close the connections a key (by fingerprint) has open; how many there were
+    ends_at: Callable[[], Mapping[str, datetime]]  # sessions that end for want of use, and when
     shells: Callable[[], Sequence[str]]  # installed login shells, as paths, the usual one first
     way_in: Callable[[Workspace], Awaitable[WayIn]]  # its host is the one listened on
     own_name: Callable[[], Awaitable[str | None]]  # this machine's name on the network, if it has one

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, UsageWrong
@@ -11,6 +12,7 @@ from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.shapes import session_shape
 from gateway.lobby.text import age, clean, size, unique_prefixes
 from gateway.lobby.workspaces import workspace_named
+from gateway.words import duration_text
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.lobby.context import LobbyContext
 
 SESSIONS_SHOWN_MAX = 200
+SOON = timedelta(days=1)  # an end for want of use that is nearer than this is said in the table
 ID_LENGTH_MIN = 4  # a shorter beginning is a typing error, not an id
 
 
@@ -44,38 +47,58 @@ def _sessions_arguments(parser: Parser) -> None:
 
 async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
     rows = await lobby.services.store.list_sessions(include_ended=args.all, limit=SESSIONS_SHOWN_MAX)
+    ends_at = lobby.services.ends_at()
     if args.json:
-        await lobby.print_json([session_shape(row) for row in rows])
+        await lobby.print_json([session_shape(row, ends_at=ends_at.get(row.id)) for row in rows])
         return EXIT_OK
     if not rows:
         await lobby.note(f"no sessions{' yet' if args.all else ' now; ended ones: ' + lobby.prog + ' sessions --all'}")
         return EXIT_OK
     prefixes = unique_prefixes([row.id for row in rows])
+    now = datetime.now(UTC)
     cells = [
         (
             prefixes[row.id],
-            row.workspace_name or "-",
+            _login_name(row),
             _what(row),
-            _state(row),
-            age(row.created_at),
+            _state(row, ends_at.get(row.id), now),
+            _job(row, now),
+            age(row.created_at, now),
             clean(row.principal or "-", length_max=40),
             size(row.bytes_out),
         )
         for row in rows
     ]
-    await lobby.print_table(("ID", "WORKSPACE", "WHAT", "STATE", "BEGAN", "WHO", "OUTPUT"), cells)
+    await lobby.print_table(("ID", "LOGIN NAME", "WHAT", "STATE", "JOB", "BEGAN", "WHO", "OUTPUT"), cells)
     return EXIT_OK
 
 
+def _login_name(row: SessionRow) -> str:
+    """What to write before the @ to get to it, if it can be reached."""
+    if row.workspace_name is None:
+        return "-"
+    return row.workspace_name if row.name is None else f"{row.workspace_name}+{row.name}"
+
+
 def _what(row: SessionRow) -> str:
-    if row.kind == "shell":
-        return f"shell {row.name}" if row.name else "shell"
-    return clean(row.command or row.kind, length_max=60)
+    return "shell" if row.kind == "shell" else clean(row.command or row.kind, length_max=60)
 
 
-def _state(row: SessionRow) -> str:
-    if row.status != "terminated":
-        return str(row.status)
+def _state(row: SessionRow, ends_at: datetime | None, now: datetime) -> str:
+    if row.status == "terminated":
+        return _end(row)
+    if row.status == "active":
+        state = "attached"
+    else:
+        state = "detached" if row.detached_at is None else f"detached {duration_text(now - row.detached_at)}"
+    if ends_at is not None and ends_at - now < SOON:
+        state += f", ends in {duration_text(ends_at - now)}"
+    return state
+
+
+def _end(row: SessionRow) -> str:
+    if row.end_reason == "idle":
+        return "idle"
     if row.exit_signal is not None:
         return f"signal {row.exit_signal}"
     if row.exit_code is not None:
@@ -83,14 +106,26 @@ def _state(row: SessionRow) -> str:
     return str(row.end_reason or "ended")
 
 
+def _job(row: SessionRow, now: datetime) -> str:
+    """What a detached session is busy with, or was."""
+    if row.status != "paused" or row.job is None:
+        return "-"
+    job = clean(row.job, length_max=40)
+    if row.job_ended_at is None:
+        return job
+    at = row.job_ended_at  # in UTC, like the journal
+    day = "" if now - row.job_ended_at < timedelta(hours=12) else f"{at.day} {at:%b} "
+    return f"{job} ended {day}{at:%H:%M} ({age(row.job_ended_at, now)})"
+
+
 def _kill_arguments(parser: Parser) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", help="sessions, by the beginning of their ids")
+    parser.add_argument("ids", metavar="SESSION", nargs="*", help="my-app+NAME, or the beginning of an id")
     parser.add_argument("--workspace", metavar="NAME", help="everything that runs in this workspace")
 
 
 async def _kill(lobby: LobbyContext, args: Namespace) -> int:
     if bool(args.ids) == bool(args.workspace):
-        raise UsageWrong(f"say what to end: an id from `{lobby.prog} sessions`, or --workspace NAME")
+        raise UsageWrong(f"say what to end: an id or my-app+NAME from `{lobby.prog} sessions`, or --workspace NAME")
     rows = {row.id: row for row in await lobby.services.store.list_sessions(limit=10_000)}
     if args.workspace:
         workspace = await workspace_named(lobby, args.workspace)
@@ -98,13 +133,23 @@ async def _kill(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.journal(JournalAction.SESSION_TERMINATED, workspace=workspace.name, how="kill --workspace")
         await lobby.print(f"ended everything that ran in {workspace.name}")
         return EXIT_OK
-    listing = f"{lobby.prog} sessions"
-    for session_id in [pick(wanted, list(rows), noun="running session", listing=listing) for wanted in args.ids]:
+    chosen = [_pick_session(wanted, rows, listing=f"{lobby.prog} sessions") for wanted in args.ids]
+    for session_id in dict.fromkeys(chosen):
         await lobby.services.sessions.kill(session_id)
         await lobby.journal(JournalAction.SESSION_TERMINATED, session_id=session_id, how="kill")
         row = rows[session_id]
-        await lobby.print(f"ended {session_id}: {_what(row)} in {row.workspace_name or 'no workspace'}")
+        await lobby.print(f"ended {session_id}: {_what(row)} in {_login_name(row)}")
     return EXIT_OK
+
+
+def _pick_session(wanted: str, rows: Mapping[str, SessionRow], *, listing: str) -> str:
+    """By login name, or by the beginning of an id, which holds no `+`. Raises CommandRefused and UsageWrong."""
+    if "+" not in wanted:
+        return pick(wanted, list(rows), noun="running session", listing=listing)
+    named = [row.id for row in rows.values() if row.name is not None and _login_name(row) == wanted.lower()]
+    if not named:
+        raise CommandRefused(f"no running session {clean(wanted, length_max=110)!r}; see: {listing}")
+    return named[0]
 
 
 COMMANDS = (
@@ -114,15 +159,19 @@ COMMANDS = (
         run=_sessions,
         arguments=_sessions_arguments,
         teaching="""
-active: a client is attached. paused: the program runs on, nobody is attached.
+attached: a client is there. detached: the program runs on, nobody is attached; JOB is
+what it is busy with, or what has ended meanwhile and when (UTC). LOGIN NAME, before the
+@, gets you to a session with a name; one without belongs to the key that began it.
 
 examples:
   homeport sessions
   homeport sessions --all --json
 
---json: a list of objects with id, workspace, kind, status, name, command, principal,
-client_ip, bytes_in, bytes_out, created_at, last_activity_at, ended_at, end_reason,
-exit_code, exit_signal.
+--json: a list of objects with id, workspace, kind, status (active, paused, terminated),
+name, command, principal, client_ip, bytes_in, bytes_out, created_at, last_activity_at,
+ended_at, end_reason, exit_code, exit_signal; of a paused one detached_at, job and
+job_ended_at (job null: a shell at its prompt); ends_at, when it is to be ended for want
+of use, if nothing happens.
 """,
     ),
     Command(
@@ -136,6 +185,7 @@ printed so far stays in the recording. --workspace ends background programs as w
 
 examples:
   homeport kill 01932b7e
+  homeport kill my-app+agent
   homeport kill --workspace my-app
 """,
     ),

@@ -54,7 +54,7 @@ def key_shape(key: AccessKey) -> Shape:
     }
 
 
-def session_shape(row: SessionRow) -> Shape:
+def session_shape(row: SessionRow, *, ends_at: datetime | None = None) -> Shape:
     return {
         "id": row.id,
         "workspace": row.workspace_name,
@@ -72,6 +72,10 @@ def session_shape(row: SessionRow) -> Shape:
         "end_reason": row.end_reason,
         "exit_code": row.exit_code,
         "exit_signal": row.exit_signal,
+        "detached_at": moment(row.detached_at),
+        "job": row.job,
+        "job_ended_at": moment(row.job_ended_at),
+        "ends_at": moment(ends_at),
     }
 
 

@@ -249,6 +249,7 @@ class FakeLobby:
     shelf: FakeShelf = field(default_factory=FakeShelf)
     stop_begun: StopBegun = NOTHING_KEPT
     connection_count: int = 0  # open with any key
+    ends_at: dict[str, datetime] = field(default_factory=dict)  # of idle sessions
     shells: list[str] = field(default_factory=lambda: ["/bin/bash", "/usr/bin/zsh"])
     way: WayIn = field(default_factory=lambda: WayIn("", "192.0.2.1", 2222, ""))
     own_name: str | None = "gateway.example"
@@ -276,6 +277,7 @@ class FakeLobby:
             backup=backup,
             stop=stop,
             disconnect=lambda fingerprint: self.connection_count,
+            ends_at=lambda: self.ends_at,
             shells=lambda: self.shells,
             way_in=way_in,
             own_name=own_name,

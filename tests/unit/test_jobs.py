@@ -219,11 +219,22 @@ async def test_the_end_of_a_job_is_noted_once_and_nothing_is_watched_then(rig: R
     assert (rig.watch.watched_count, rig.watch._timer) == (0, None)
 
 
-async def test_a_shell_at_its_prompt_is_not_watched(rig: Rig) -> None:
+async def test_a_shell_at_its_prompt_is_looked_at_once_more_and_then_never(rig: Rig) -> None:
     rig.now_in_front[7] = AT_PROMPT
     session = Detached()
     rig.watch.detached(session)
-    assert (session.job, rig.watch.watched_count, rig.watch._timer) == (None, 0, None)
+    await rig.looks(1)
+    assert (session.job, rig.notes, rig.watch.watched_count, rig.watch._timer) == (None, [], 0, None)
+
+
+async def test_a_line_that_the_shell_had_not_read_when_its_client_left_is_noticed(rig: Rig) -> None:
+    rig.now_in_front[7] = AT_PROMPT
+    rig.watch.detached(Detached())
+    rig.now_in_front[7] = Foreground("make")
+    await rig.looks(1)
+    rig.now_in_front[7] = AT_PROMPT
+    await rig.looks(1)
+    assert rig.notes == [("s1", "make", None), ("s1", "make", NOON)]
 
 
 async def test_the_newest_of_several_jobs_is_the_one_that_ended(rig: Rig) -> None:
@@ -278,14 +289,14 @@ async def test_a_session_that_is_not_ours_to_watch_any_more_is_dropped_without_a
 
 async def test_an_adopted_session_whose_job_is_gone_has_ended_it_by_now(rig: Rig) -> None:
     rig.now_in_front[7] = AT_PROMPT
-    rig.watch.found_detached(session := Detached(job="make"))
+    rig.watch.adopted(session := Detached(job="make"))
     assert rig.notes == [("s1", "make", NOON)]
     assert session.job_ended_at == NOON
 
 
 async def test_an_adopted_session_whose_job_goes_on_is_watched_to_its_end(rig: Rig) -> None:
     rig.now_in_front[7] = Foreground("make")
-    rig.watch.found_detached(Detached(job="make"))
+    rig.watch.adopted(Detached(job="make"))
     assert rig.notes == []  # nothing new
     rig.now_in_front[7] = AT_PROMPT
     await rig.looks(1)
@@ -293,19 +304,18 @@ async def test_an_adopted_session_whose_job_goes_on_is_watched_to_its_end(rig: R
 
 
 async def test_a_job_that_nobody_knew_of_is_written_down_as_it_is_found(rig: Rig) -> None:
-    """The gateway was killed while a client was attached; or a shell has begun something by itself."""
+    """The gateway was killed while a client was attached."""
     rig.now_in_front[7] = Foreground("make")
-    rig.watch.found_detached(session := Detached(job="vim", job_ended_at=NOON))
+    rig.watch.adopted(session := Detached(job="vim", job_ended_at=NOON))
     assert rig.notes == [("s1", "make", None)]
-    rig.watch.found_detached(session)
-    assert rig.watch.watched_count == 1
+    assert (session.job, session.job_ended_at) == ("make", None)
     rig.watch.close()
 
 
 async def test_what_is_known_of_a_shell_at_its_prompt_is_not_written_again(rig: Rig) -> None:
     rig.now_in_front[7] = AT_PROMPT
-    rig.watch.found_detached(Detached(job="make", job_ended_at=NOON))
-    rig.watch.found_detached(Detached())
+    rig.watch.adopted(Detached(job="make", job_ended_at=NOON))
+    rig.watch.adopted(Detached())
     assert rig.notes == []
 
 

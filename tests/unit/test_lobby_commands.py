@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.interfaces import EndReason, SessionRow, SessionStatus
 from gateway.lobby.recordings import TERMINAL_RESET
 from gateway.lobby.services import StopBegun
-from tests.support.lobby import FakeLobby, FakeStore, Recording, session, workspace
+from gateway.lobby.sessions import COMMANDS as SESSION_COMMANDS
+from tests.support.lobby import NOW, FakeLobby, FakeStore, Recording, session, workspace
 
 ID_ONE = "01932b7e-8f3c-7c4e-9d31-5a1f0c8e2b77"
 ID_TWO = "01932b7e-8f3d-7c4e-9d31-5a1f0c8e2b77"
@@ -118,6 +122,74 @@ async def test_ended_sessions_show_how_they_ended(lobby: FakeLobby):
     assert "exit 7" in lobby.stdout.text
 
 
+async def table(lobby: FakeLobby, *rows: SessionRow) -> list[str]:
+    """The lines of `sessions`, runs of blanks made one."""
+    lobby.store.sessions = list(rows)
+    await lobby("sessions")
+    return [" ".join(line.split()) for line in lobby.stdout.text.splitlines()[1:]]
+
+
+def paused(identifier: str, **changes: object) -> SessionRow:
+    return session(identifier, status=SessionStatus.PAUSED, **changes)
+
+
+async def test_sessions_tell_attached_from_detached_and_since_when(lobby: FakeLobby):
+    now = datetime.now(UTC)
+    lines = await table(
+        lobby,
+        session(ID_ONE),
+        paused(ID_TWO, name="logs", detached_at=now - timedelta(hours=7, minutes=12)),
+        paused("0190" * 9),  # of a version that did not write it down
+    )
+    assert "my-app shell attached - " in lines[0]
+    assert "my-app+logs shell detached 7 h 12 min - " in lines[1]
+    assert "my-app shell detached - " in lines[2]
+
+
+async def test_sessions_tell_the_job_of_a_detached_one_and_when_it_ended(lobby: FakeLobby):
+    now = datetime.now(UTC)
+    ended_at = now - timedelta(hours=2, minutes=5)
+    long_ago = now - timedelta(days=3)
+    lines = await table(
+        lobby,
+        session(ID_ONE, job="make"),  # attached: its client sees what it does
+        paused(ID_TWO, detached_at=now, job="make"),
+        paused("0190" * 9, detached_at=now, job="ma\x1bke", job_ended_at=ended_at),
+        paused("0191" * 9, detached_at=now, job="make", job_ended_at=long_ago),
+    )
+    assert "attached - " in lines[0]
+    assert "detached 0 s make " in lines[1]
+    assert f"ma�ke ended {ended_at:%H:%M} (2 h ago)" in lines[2]
+    assert f"make ended {long_ago.day} {long_ago:%b %H:%M} (3 days ago)" in lines[3]
+
+
+async def test_sessions_tell_which_will_be_ended_soon_and_why_one_was(lobby: FakeLobby):
+    now = datetime.now(UTC)
+    lobby.ends_at = {ID_ONE: now + timedelta(minutes=9, seconds=30), ID_TWO: now + timedelta(days=6)}
+    lines = await table(
+        lobby,
+        paused(ID_ONE, detached_at=now - timedelta(days=6, hours=23)),
+        paused(ID_TWO, detached_at=now - timedelta(days=1)),
+    )
+    assert "detached 6 days 23 h, ends in 9 min" in lines[0]
+    assert "ends in" not in lines[1]  # far away
+    lobby.store.sessions = [session(ID_ONE, ended=True, end_reason=EndReason.IDLE, exit_signal="HUP")]
+    await lobby("sessions", "--all")
+    assert " idle " in lobby.stdout.text
+
+
+async def test_sessions_json_has_the_documented_fields(lobby: FakeLobby):
+    lobby.store.sessions = [paused(ID_ONE, name="logs", detached_at=NOW, job="make", job_ended_at=NOW)]
+    lobby.ends_at = {ID_ONE: NOW}
+    await lobby("sessions", "--json")
+    (shown,) = json.loads(lobby.stdout.text)
+    documented = SESSION_COMMANDS[0].teaching.partition("--json:")[2]
+    assert {name for name in shown if name not in re.findall(r"\w+", documented)} == set()
+    assert (shown["status"], shown["name"], shown["job"]) == ("paused", "logs", "make")
+    moment = "2030-01-02T03:04:05.000Z"
+    assert [shown[name] for name in ("detached_at", "job_ended_at", "ends_at")] == [moment] * 3
+
+
 async def test_kill_takes_the_beginning_of_an_id(lobby: FakeLobby):
     assert await lobby("kill", "01932b7e") == 0
     assert lobby.sessions.killed == [ID_TWO]
@@ -133,6 +205,30 @@ async def test_kill_refuses_a_beginning_that_names_several(lobby: FakeLobby):
 async def test_kill_ends_none_of_several_when_one_is_unknown(lobby: FakeLobby):
     assert await lobby("kill", ID_TWO, "ffffffff") == 1
     assert lobby.sessions.killed == []
+
+
+async def test_kill_takes_a_login_name_with_a_session(lobby: FakeLobby):
+    lobby.store.sessions = [
+        session(ID_ONE, name="agent"), session(ID_TWO, name="agent", workspace_name="other"),
+        session("0190" * 9, name="agent", ended=True),
+    ]  # fmt: skip
+    assert await lobby("kill", "Other+agent") == 0
+    assert lobby.sessions.killed == [ID_TWO]
+    assert "in other+agent" in lobby.stdout.text
+
+
+@pytest.mark.parametrize("wanted", ["my-app+logs", "my-app+", "+", "my-app+new", "my-app+\x1b[2J"])
+async def test_kill_refuses_a_login_name_under_which_nothing_runs(lobby: FakeLobby, wanted: str):
+    assert await lobby("kill", wanted) == 1
+    assert lobby.sessions.killed == []
+    assert "no running session" in lobby.stderr.text
+    assert "\x1b" not in lobby.stderr.text
+
+
+async def test_a_session_that_is_named_twice_is_killed_once(lobby: FakeLobby):
+    lobby.store.sessions = [session(ID_ONE, name="agent")]
+    assert await lobby("kill", "my-app+agent", ID_ONE) == 0
+    assert lobby.sessions.killed == [ID_ONE]
 
 
 async def test_kill_refuses_an_ended_session_and_one_too_short(lobby: FakeLobby):
