@@ -82,14 +82,12 @@ class Attaching:
             if not candidates:
                 return None
             live = candidates[0]
-            was_taken = any(_dismiss(live, viewer) for viewer in dead.get(live.session_id, ()))
-            return Found(live, was_taken and not live.is_attached)
+            return Found(live, _dismiss(live, dead) and not live.is_attached)
         lost = [live for live in candidates if live.session_id in dead or not live.is_attached]
         if not lost:
             return None
         live = max(lost, key=_last_used)
-        was_taken = any([_dismiss(live, viewer) for viewer in dead.get(live.session_id, ())])
-        return Found(live, was_taken)
+        return Found(live, _dismiss(live, dead))
 
     def _candidates(self, workspace_id: str, wish: Wish, request: SessionRequest) -> list[Live]:
         owner = request.principal.fingerprint
@@ -122,12 +120,13 @@ async def _dead_viewers(candidates: list[Live], own_connection_id: str) -> dict[
     return dead
 
 
-def _dismiss(live: Live, viewer: Viewer) -> bool:
-    """Take the session from a client that did not answer. It may only have been stopped, and then reads this."""
-    if live.terminal is None or viewer.is_gone:
-        return False
-    live.terminal.dismiss(viewer, "this connection had stopped answering, and a new one has the session now")
-    return True
+def _dismiss(live: Live, dead: dict[str, list[Viewer]]) -> bool:
+    """Take the session from clients that did not answer. They may only have been stopped, and read this later."""
+    viewers = [viewer for viewer in dead.get(live.session_id, ()) if not viewer.is_gone]
+    for viewer in viewers:
+        if live.terminal is not None:
+            live.terminal.dismiss(viewer, "this connection had stopped answering, and a new one has the session now")
+    return bool(viewers)
 
 
 def _last_used(live: Live) -> datetime:

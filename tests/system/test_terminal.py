@@ -21,8 +21,8 @@ NUMBERED = "seq -f 'row %g' 500 > numbered.txt"
 
 @contextmanager
 def shell(gateway: InstalledGateway, **size: int) -> Iterator[Terminal]:
-    """A login shell with a prompt we know."""
-    with Terminal(gateway.ssh_command(), **size) as terminal:
+    """A login shell with a prompt we know, which ends with its window: each test has its own."""
+    with Terminal(gateway.ssh_command(workspace="demo+new"), **size) as terminal:
         terminal.wait("$")
         terminal.enter("PS1='ready''$ '; clear")
         until(lambda: terminal.screen()[0] == PROMPT, "the new prompt")
@@ -152,9 +152,11 @@ def test_missing_wall_is_said_at_login(gateway: InstalledGateway) -> None:
     with Terminal(gateway.ssh_command(), columns=160) as terminal:
         screen = " ".join(terminal.wait("$"))
         assert ("homeport: isolation is off" in screen) == (gateway.isolation == "none")
+        terminal.enter("exit")
+        terminal.wait_ended()
 
 
-def test_window_that_closes_hangs_the_shell_up(gateway: InstalledGateway) -> None:
+def test_window_that_closes_hangs_a_shell_of_its_own_up(gateway: InstalledGateway) -> None:
     with shell(gateway) as terminal:
         terminal.enter("sleep 302")
         until(lambda: gateway.programs("sleep 302"), "sleep runs")

@@ -124,6 +124,7 @@ class PaintedWords:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
+        self.begun = asyncio.Event()
         self.painted: list[StreamPosition] = []
         self.asked: list[tuple[StreamPosition, StreamPosition]] = []
         self.is_exact = True
@@ -132,6 +133,7 @@ class PaintedWords:
         self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
     ) -> Painting:
         self.painted.append(until)
+        self.begun.set()
         await self.gate.wait()
         return Painting(f"<{until.offset} of {size.columns}x{size.rows} {notice}>".encode(), self.is_exact)
 
@@ -151,6 +153,7 @@ class Stage:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.sessions: list[Session] = []
         self.waits: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self.recorder = MemoryRecorder()
         self.screens = PaintedWords()
         self.signals: list[str] = []
@@ -214,7 +217,7 @@ class Stage:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self.waits.append(task)
+        self.tasks.append(task)
         return task
 
     async def _wait(self, process: subprocess.Popen[bytes], exited: asyncio.Future[ProgramExit]) -> None:
@@ -229,6 +232,9 @@ class Stage:
             if process.poll() is None:
                 process.kill()
         await asyncio.gather(*self.waits)
+        for task in self.tasks:  # one may wait for a client that is slow for ever
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         for session in self.sessions:
             session.close()
 
