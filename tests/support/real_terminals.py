@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ from tests.support.pty_client import PtyClient
 
 XTERM = Path(__file__).parent / "xterm_js"
 TERM = "xterm-256color"
-READ_BYTES = 64 * 1024
+CELL_PIXELS = (16, 32)
 
 Cell = tuple[str, str]  # characters, and how they are drawn
 
@@ -229,6 +232,11 @@ class XtermWindow(PtyClient):
     def resize(self, size: Size) -> None:  # type: ignore[override]
         self.screen.resize(size)
         super().resize(rows=size.rows, columns=size.columns)
+
+    def _set_size(self, rows: int, columns: int) -> None:
+        # With pixels, and the same that tmux gives: a window change is also one of pixels only.
+        size = struct.pack("HHHH", rows, columns, columns * CELL_PIXELS[0], rows * CELL_PIXELS[1])
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def kill(self) -> None:
         if self.process.returncode is not None:

@@ -7,7 +7,9 @@ a part in it. The second file tells whether a client that came back typed anythi
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import random
 import re
 import shlex
@@ -27,6 +29,8 @@ from tests.support.real_terminals import TERM, Screen, Size, Terminals, Window, 
 FOLDER = Path(__file__).parent / "kept_programs"
 # The picture of a client that came back; far more than it takes, on a machine with other things to do.
 PICTURE_SECONDS = 10.0
+# A client dies before its program has printed more than this, so mostly in the middle of a step.
+KILL_WITHIN_BYTES = 40_000
 STILL_POLLS = 4  # so often in a row nothing may have moved
 _RESET = b"\x1bc"  # the first that `start` prints
 _SHELL = r"PS1='\[\e]2;shell \w\a\]\[\e[1;32m\]kept\[\e[0m\] $ ' exec bash --norc --noprofile"
@@ -43,7 +47,8 @@ class Program:
     steps: tuple[bytes, ...]  # what each prints goes on for a while
     begin: bytes = b""  # typed once, at its start
     begun: bytes = b""  # then this was printed
-    leave: bytes | None = None  # back to the shell behind it
+    leave: bytes | None = None  # back to the screen behind it
+    left: bytes = rb"kept\x1b\[0m \$ \Z"  # a pattern: the last thing that it prints then
     ends_with: bytes = b""  # a pattern: the last thing that a step prints, if it pauses in between
     end: str = ""  # run in the workspace at the end: what outlives the session
     is_stopped: str = ""  # it moves by itself: SIGSTOP to the processes of this name, while it is compared
@@ -86,7 +91,7 @@ PROGRAMS = (
         begun=rb"Quit",
     ),
     Program(
-        "dialog", f"exec {_MENU}", (b"\x1b[B" * 40, b"\x1b[6~\t\t", b"\x1b[5~\x1b[5~" + b"\x1b[B" * 30),
+        "dialog", f"exec {_MENU}", (b"\x1bOB" * 40, b"\x1b[6~\t\t", b"\x1b[5~\x1b[5~" + b"\x1bOB" * 30),
         begun=rb"Cancel",
     ),
     Program(
@@ -100,7 +105,7 @@ PROGRAMS = (
     Program("progress", "exec python3 ~/kept/progress.py", (b"\r",) * 3, begin=b"\r", begun=rb"0 is over\r\n",
             ends_with=rb"is over\r\n\Z"),
     Program("agent", "exec python3 ~/kept/agent.py", (b"a", b"b", b"c", b"d", b"e", b"f"), begun=rb"\x1b\[2J",
-            leave=b"q", ends_with=rb"\x1b\[(\?2004h|2J)\Z"),
+            leave=b"q", left=rb"and after\r\n\Z", ends_with=rb"\x1b\[(\?2004h|2J)\Z"),
 )  # fmt: skip
 BY_NAME = {program.name: program for program in PROGRAMS}
 
@@ -140,6 +145,8 @@ class Interrupted:
         self._references: dict[str, Screen] = {}
         self._fed = 0
         self._is_stopped = False
+        self._script: psutil.Process | None = None
+        self._read_bytes = 0  # of what it read, so much has its reason
 
     def __enter__(self) -> Self:
         put_programs(self.gateway)
@@ -171,6 +178,7 @@ class Interrupted:
         for each in self._makers:
             self._references[each.name] = each.screen(self.size)
         self.hold_still()
+        self._read_bytes = len(self._all_read())  # with what the first client answered to questions at the start
         self.expect_picture(maker, self.window, "uninterrupted")
 
     def _end(self) -> None:
@@ -178,6 +186,9 @@ class Interrupted:
         self.window.kill()
         if self.program.end:
             self.gateway.ssh(self.program.end)
+        if self._script is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._script.kill()  # it minds no hang-up
         for row in self.gateway.rows("SELECT id FROM sessions WHERE status <> 'terminated'"):
             self.gateway.homeport("kill", str(row["id"]), check=False)
         self.gateway.until_no_live_row()
@@ -187,6 +198,7 @@ class Interrupted:
     # ------------------------------------------------------------------------------------------------ the rounds
 
     def rounds(self, count: int) -> None:
+        """Each: a client is killed while the program prints, and fresh ones come, one after the other."""
         for number in range(count):
             self.interrupt(self.program.steps[number % len(self.program.steps)])
             self._makers.reverse()
@@ -194,52 +206,104 @@ class Interrupted:
                 self.come_back(maker)
 
     def interrupt(self, keys: bytes) -> None:
-        """Type, and kill the client while the program prints. Then it may print on, until it has nothing more to do."""
+        """Type, kill the client while the program prints, and come back before it has printed all."""
+        self._expect_read(b"")
         self._go_on()
         self._tally.rounds += 1
         before = self._printed.stat().st_size
         self.window.type(keys)
-        self._watch(before + self._chance.randrange(1, 40_000))
+        self._watch(before + self._chance.randrange(1, KILL_WITHIN_BYTES))
         self.window.kill()
+        if self._chance.random() < 0.5:  # the others come back to a program that has finished its step alone
+            maker = self._chance.choice(self._makers)
+            self.window = maker.window(self._command, self.size, term=self._term)
+            self.hold_still()
+            self.expect_picture(maker, self.window, self._where(maker, "came in the middle"))
+            self.window.kill()
         self.hold_still()
+        self._expect_read(keys)
 
     def come_back(self, maker: Terminals) -> None:
         """A fresh client: it gets the same session, and shows what it would show if it had been there all the time."""
         self.window.kill()
-        printed, read = self._printed.stat().st_size, self._read.stat().st_size
+        printed = self._printed.stat().st_size
         self.window = maker.window(self._command, self.size, term=self._term)
-        what = f"{self.program.name} {self.size} {maker.name} round {self._tally.rounds}"
+        what = self._where(maker, "came back")
         self.expect_picture(maker, self.window, what)
-        # What is on the screen was painted: the program did not help. And nothing answered a question nobody asked.
+        # What is on the screen was painted: the program did not help.
         assert self._printed.stat().st_size == printed, f"{what}: the program drew its screen anew"
-        assert self._read.stat().st_size == read, f"{what}: it read {self._read.read_bytes()[read:]!r}"
-        rows = self.gateway.rows("SELECT * FROM sessions WHERE status <> 'terminated' AND kind = 'shell'")
-        assert [(row["id"], row["shell_pid"]) for row in rows] == [(self._row["id"], self._row["shell_pid"])], what
+        self._expect_read(b"")
+        self.expect_same_session()
 
-    def leave(self) -> None:
-        """Leave the program: the screen from before it is there, for a client that never saw it."""
-        assert self.program.leave is not None
-        self._go_on()
-        self.window.type(self.program.leave)
-        self._until_still(ends_with=b"")
-        self.expect_picture(self._makers[-1], self.window, f"{self.program.name} {self.size} left")
-
-    def resize(self, size: Size) -> None:
-        """The next client has another window; the references follow as the window of a client that stayed would."""
+    def come_back_to(self, maker: Terminals, size: Size) -> None:
+        """A fresh client whose window has another size, to which the program draws itself."""
+        self.window.kill()
+        self.hold_still()
         self._feed_references()
         self.size = size
         for reference in self._references.values():
             reference.resize(size)
+        self.window = maker.window(self._command, size, term=self._term)
+        self.expect_picture(maker, self.window, self._where(maker, f"came with {size}"), is_moving=True)
+        self.expect_same_session()
 
-    def expect_picture(self, maker: Terminals, window: Window, what: str) -> None:
+    def expect_same_session(self) -> None:
+        rows = self.gateway.rows("SELECT * FROM sessions WHERE status <> 'terminated' AND kind = 'shell'")
+        assert [(row["id"], row["shell_pid"]) for row in rows] == [(self._row["id"], self._row["shell_pid"])]
+
+    def type(self, keys: bytes, *, ends_with: bytes = b"") -> bytes:
+        """Type; what the program printed then, until it holds still and this pattern is the last of it."""
+        self._expect_read(b"")
+        self._go_on()
+        before = self._printed.stat().st_size
+        self.window.type(keys)
+        self._until_still(ends_with=ends_with)
+        self._expect_read(keys)
+        return self._printed.read_bytes()[before:]
+
+    def _expect_read(self, keys: bytes) -> None:
+        """The program has read these, of which a killed client may have kept the rest, and nothing else: no terminal
+        answered a question that nobody asked. What comes late is found the next time."""
+        read = self._all_read()[self._read_bytes :]
+        assert keys.startswith(read), f"{self.program.name}: it read {read!r}, where {keys!r} was typed"
+        self._read_bytes += len(read)
+
+    def _all_read(self) -> bytes:
+        # script(1) begins with a line of its own, which it may keep until there is more.
+        return self._read.read_bytes().partition(b"]\n")[2]
+
+    def recorded(self) -> str:
+        """Everything the recording of the session has, as text."""
+        lines = self.gateway.homeport("rec", "export", str(self._row["id"])).stdout.decode().splitlines()
+        return "".join(event[2] for event in map(json.loads, lines[1:]) if event[1] == "o")
+
+    def printed(self) -> str:
+        """Everything the program has printed, as text."""
+        data = self._printed.read_bytes()
+        return data[data.index(_RESET) :].decode(errors="replace")
+
+    def leave(self) -> None:
+        """Leave the program: the screen from before it is there, for a client that never saw it."""
+        assert self.program.leave is not None
+        self.type(self.program.leave, ends_with=self.program.left)
+        self.expect_picture(self._makers[-1], self.window, self._where(self._makers[-1], "left"))
+
+    def expect_picture(self, maker: Terminals, window: Window, what: str, *, is_moving: bool = False) -> None:
+        """`is_moving`: the program is drawing itself, so what it has printed is looked at again and again."""
         self._feed_references()
-        wanted = self._references[maker.name].look()
         self._tally.pictures += 1
+        wanted = self._references[maker.name].look()
         deadline = time.monotonic() + PICTURE_SECONDS
         while (found := differences(wanted, window.look())) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+            if is_moving:
+                self._feed_references()
+                wanted = self._references[maker.name].look()
         if found:
             self._tally.wrong.append("\n".join([f"{what}:", *found[:12]]))
+
+    def _where(self, maker: Terminals, what: str) -> str:
+        return f"round {self._tally.rounds}, {self.program.name} {self.size} {self._term}, {maker.name} {what}"
 
     # ------------------------------------------------------------------------------------------- what it is doing
 
@@ -281,6 +345,7 @@ class Interrupted:
         return not pattern or re.search(pattern, self._printed.read_bytes()[-200:]) is not None
 
     def _processes(self, name: str = "") -> list[psutil.Process]:
+        assert self._script is not None
         found = [self._script, *self._script.children(recursive=True)]
         return [process for process in found if not name or process.name() == name]
 
