@@ -52,7 +52,7 @@ def test_shell_of_a_machine_that_vanished_is_had_at_once_and_its_return_does_no_
 ) -> None:
     with shell_from(far, reachable, login=login) as old:
         pid = old.pid
-        old.enter("while :; do echo tick; sleep 0.05; done")
+        old.enter("sh -c 'while :; do echo tick; sleep 0.05; done'")  # a program that Ctrl-C ends as a whole
         old.wait(b"tick\r\ntick")
         far.cut()
         try:
@@ -98,7 +98,7 @@ def test_client_that_dies_while_away_finds_its_shell_each_time(far: FarMachine, 
             pid = pid or shell.pid
             assert shell.pid == pid
             assert time.monotonic() - started < BACK_SECONDS_MAX
-            shell.do(f"seen=$seen{number}")
+            shell.do(f"seen=${{seen}}{number}")
             far.cut()
             shell.leave_by_kill()
             far.mend()
