@@ -44,6 +44,7 @@ from gateway.login_name import parse_login_name
 from gateway.pipe_session import PipeSession
 from gateway.program import program_spec
 from gateway.session import Channel, SessionState
+from gateway.session_rows import RowStore, SessionRows
 from gateway.sftp_audit import Note, SftpAudit, audit_of, is_auditable
 from gateway.terminal import set_window_size, window_size
 from gateway.terminal_session import TerminalSession
@@ -52,40 +53,18 @@ Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
 # Said to a client whose session ended because its keeper did: the honest signal is the one that killed the program.
 KEEPER_GONE_SIGNAL = "KILL"
+# Each of them is sent every byte, and painted whenever the window changes.
+VIEWERS_MAX = 32
 # After a hang-up: what a program still prints is recorded, until its terminal goes for good.
 LAST_WORDS_SECONDS = 0.5
 
 
-class SessionStore(Protocol):
+class SessionStore(RowStore, Protocol):
     """What this module asks of the database (gateway/store)."""
 
     async def find_workspace(self, login_name: str) -> Workspace | None: ...
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
-
-    async def open_session(
-        self,
-        request: SessionRequest,
-        *,
-        workspace_id: str,
-        shell: str,
-        shell_pid: int,
-        recording: str | None,
-        name: str | None,
-        working_directory: str | None,
-    ) -> None: ...
-
-    async def mark_paused(
-        self, session_id: str, *, detached_at: datetime | None = None, job: str | None = None
-    ) -> None: ...
-
-    async def mark_active(self, session_id: str, connection_id: str) -> None: ...
-
-    async def note_job(self, session_id: str, job: str | None, ended_at: datetime | None) -> None: ...
-
-    async def end_session(
-        self, session_id: str, *, exit: ProgramExit, reason: EndReason, bytes_in: int, bytes_out: int
-    ) -> bool: ...
 
     async def flush_activity(self, activity: list[SessionActivity]) -> None: ...
 
@@ -118,6 +97,7 @@ class Sessions:
         login_notice: str = "",
     ) -> None:
         self._store = store
+        self._rows = SessionRows(store)
         self._keepers = keepers
         self._launcher = launcher
         self._recordings = recordings
@@ -128,7 +108,7 @@ class Sessions:
         self._login_notice = login_notice
         self._live: dict[str, Live] = {}
         self._attaching = Attaching(self.live)
-        self.jobs = JobWatch(self._note_job, spawn)
+        self.jobs = JobWatch(self._rows.job, spawn)
         # Before a client is given a session: take over what nobody owns (handover.py).
         self.adopt_unowned: Callable[[Workspace], Awaitable[None]] | None = None
         self.is_draining = False
@@ -218,13 +198,15 @@ class Sessions:
         session = live.terminal
         assert session is not None
         assert terminal is not None
+        if len(session.viewers) >= VIEWERS_MAX:
+            raise LoginRefused(f"{VIEWERS_MAX} clients look at this session already")
         started = time.monotonic()
         notice = attach_notice(live, was_taken=found.was_taken)
         live.detached_at = live.job = live.job_ended_at = None
         session.last_activity_at = datetime.now(UTC)
         if live.recorder is not None:
             live.recorder.mark_attach(request.principal.name, terminal.size)
-        self._spawn(self._mark_active(live.session_id, request.connection_id), f"attach:{live.session_id}")
+        self._spawn(self._rows.active(live.session_id, request.connection_id), f"attach:{live.session_id}")
         if request.display is not None:
             following = self._displays.follow(live.workspace, request.display, session.program.pid)
             self._spawn(following, f"display:{live.session_id}")
@@ -236,20 +218,9 @@ class Sessions:
                   attach_ms=_milliseconds_since(started))  # fmt: skip
 
     async def _write_row(self, live: Live, request: SessionRequest, inside: Inside) -> None:
-        """No row, no program: what cannot be recorded is ended, with words."""
-        is_recorded = live.recorder is not None and live.workspace.is_recorded
-        try:
-            await self._store.open_session(
-                request, workspace_id=live.workspace.id, shell=inside.shell.rpartition("/")[2],
-                shell_pid=live.session.program.pid, recording=request.session_id if is_recorded else None,
-                name=live.name, working_directory=inside.tree,
-            )  # fmt: skip
-        except Exception as error:
-            log_failure(Event.SESSION_FAILED, session_id=request.session_id, reason="no row")
-            reason = error.user_message if isinstance(error, GatewayError) else "internal error"
-            live.session.say(f"this session cannot be recorded: {reason}")
+        if not await self._rows.opened(live, request, inside):
             live.end_reason = EndReason.FAILED
-            await tell_keeper(live.keeper.hang_up(request.session_id))
+            await tell_keeper(live.keeper.hang_up(live.session_id))
 
     async def _start(self, workspace: Workspace, spec: ProgramSpec) -> tuple[Keeper, Program]:
         """Start the program; a keeper that ended just before (idle, killed) is replaced once."""
@@ -291,10 +262,7 @@ class Sessions:
         """The row first, then the keeper's copy: a crash in between leaves the exit where the next gateway finds it."""
         session = live.session
         try:
-            if live.row is not None:
-                await live.row
-            await self._store.end_session(session.session_id, exit=end, reason=live.end_reason,
-                                          bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
+            await self._rows.ended(live, end)
             with contextlib.suppress(KeeperGone, KeeperRefused):  # gone: nothing left to forget
                 await live.keeper.forget(session.session_id)
         except Exception:
@@ -405,7 +373,7 @@ class Sessions:
             live.detached_at = datetime.now(UTC)
             self.keep_in_mind(live)
             self.jobs.detached(live)
-            self._spawn(self._mark_paused(live), f"detach:{session_id}")
+            self._spawn(self._rows.paused(live), f"detach:{session_id}")
             return
         if live.end_reason is EndReason.EXIT:  # not when it is being killed
             live.end_reason = EndReason.HANGUP
@@ -413,7 +381,7 @@ class Sessions:
             self._spawn(self._drop_line(live, live.session), f"hang-up:{session_id}")
         else:
             # Its pipes are closed; most programs end of that. A background job that does not is left alone.
-            self._spawn(self._mark_paused(live), f"pause:{session_id}")
+            self._spawn(self._rows.paused(live), f"pause:{session_id}")
 
     def keep_in_mind(self, live: Live) -> None:
         """Nobody is attached: have its screen at hand for when somebody comes back."""
@@ -428,28 +396,10 @@ class Sessions:
                 await asyncio.shield(session.program.exited)
         if not session.program.exited.done() and session.state is SessionState.DETACHED:
             session.drop_terminal()
-            await self._mark_paused(live)
+            await self._rows.paused(live)
 
     async def _hang_up(self, live: Live) -> None:
         await tell_keeper(live.keeper.hang_up(live.session.session_id))
-
-    async def _mark_paused(self, live: Live) -> None:
-        try:
-            await self._store.mark_paused(live.session_id, detached_at=live.detached_at, job=live.job)
-        except Exception:
-            log_failure(Event.STORE_FAILED, session_id=live.session_id)
-
-    async def _note_job(self, session_id: str, job: str | None, ended_at: datetime | None) -> None:
-        try:
-            await self._store.note_job(session_id, job, ended_at)
-        except Exception:
-            log_failure(Event.STORE_FAILED, session_id=session_id)
-
-    async def _mark_active(self, session_id: str, connection_id: str) -> None:
-        try:
-            await self._store.mark_active(session_id, connection_id)
-        except Exception:
-            log_failure(Event.STORE_FAILED, session_id=session_id)
 
     # ------------------------------------------------------------------------------------ of all the sessions
 
