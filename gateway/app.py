@@ -34,7 +34,7 @@ from gateway.gatehouse import Gatehouse
 from gateway.handover import Handover
 from gateway.idle import IdleLimits, IdleWatch
 from gateway.ids import new_id
-from gateway.interfaces import Painting, SessionRow, SessionStatus, StreamPosition, WindowSize, Workspace
+from gateway.interfaces import SessionRow, SessionStatus, Workspace
 from gateway.launchers.choose import choose_launcher
 from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
@@ -44,6 +44,7 @@ from gateway.lobby.run import runner
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import log_event, log_failure, log_warning
 from gateway.recording.recordings import FileRecordings
+from gateway.recording.screen.screens import ScreenService
 from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
@@ -56,22 +57,6 @@ from gateway.workspaces.create import WorkspaceYard, remove_half_made
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
-
-
-class _NoScreens:
-    """Until there is a terminal model: the program draws its screen itself."""
-
-    async def paint(
-        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
-    ) -> Painting:
-        return Painting(f"\x1b[H\x1b[2J{notice}\r\n".encode(), is_exact=False)
-
-    def follow(self, session_id: str, until: StreamPosition) -> None: ...
-
-    async def answers(self, session_id: str, since: StreamPosition, until: StreamPosition) -> bytes:
-        return b""
-
-    def forget(self, session_id: str) -> None: ...
 
 
 class GatewayState(Enum):
@@ -139,9 +124,11 @@ class Gateway:
         self.recordings = FileRecordings(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir,
                                          settings=config.recording)  # fmt: skip
         self._resources.push_async_callback(self.recordings.close)
+        self.screens = ScreenService(self.recordings, history_lines=config.session.history_lines, spawn=self.spawn)
+        self._resources.push_async_callback(self.screens.close)
         self.displays = Displays(keepers=self.keepers, launcher=self.launcher, spawn=self.spawn)
         self.sessions = Sessions(store=self.store, keepers=self.keepers, launcher=self.launcher,
-                                 recordings=self.recordings, screens=_NoScreens(), displays=self.displays,
+                                 recordings=self.recordings, screens=self.screens, displays=self.displays,
                                  config=config, spawn=self.spawn, login_notice="; ".join(self.warnings))  # fmt: skip
         self.handover = Handover(sessions=self.sessions, store=self.store, keepers=self.keepers,
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,

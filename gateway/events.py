@@ -48,6 +48,12 @@ class Event(StrEnum):
     RECORDING_FAILED = "recording.failed"
     RECORDING_GAP = "recording.gap"
 
+    SCREENS_STARTED = "screens.started"
+    SCREENS_ENDED = "screens.ended"
+    SCREENS_FAILED = "screens.failed"
+    SCREEN_PAINTED = "screen.painted"
+    SCREEN_APPROXIMATED = "screen.approximated"
+
     STORE_MIGRATED = "store.migrated"
     STORE_SLOW = "store.slow"
     STORE_FAILED = "store.failed"

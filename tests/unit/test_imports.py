@@ -39,6 +39,7 @@ LIBRARIES = {
 BETWEEN_EDGES: set[tuple[str, str]] = {
     ("launchers", "gateway.keeper"),  # where the folder lies that is bound into a workspace
     ("launchers", "gateway.keeper.protocol"),  # the two ends of one conversation share its words
+    ("recording", "gateway.keeper.seccomp"),  # one way to make a system call filter; it knows nothing of keepers
 }
 
 

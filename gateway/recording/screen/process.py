@@ -1,0 +1,186 @@
+"""One screens process as the gateway sees it: started, asked, listened to, and ended when it no longer answers.
+
+What it says is not trusted (protocol.py). It inherits its socket and a page to take notes on, nothing else: no
+environment, no descriptor of ours, no terminal.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway.recording.screen import protocol
+from gateway.recording.screen.protocol import DESCRIPTORS_MAX, READY_ID, Reply, ReplyWrong, Request, Verb
+
+# Measured: 0.3 s. Far more on a machine that is busy starting; afterwards it is taken for broken.
+START_SECONDS_MAX = 20.0
+# Work is cut into steps of milliseconds, so a process that is silent this long hangs, or was stopped.
+SILENCE_SECONDS_MAX = 2.0
+_WATCH_SECONDS = 0.25
+_END_SECONDS = 5.0
+_MESSAGE_BYTES = 1024  # of a reply: its head and text
+_RIGHTS_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+_NOTE_BYTES = 8
+_PING_ID = (1 << 64) - 1
+# -I keeps PYTHON… variables and the working directory away, and with them this package; it comes last, so that nothing
+# beside it stands in for a standard module.
+_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from gateway.recording.screen.worker import main; main()"
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[3])
+
+
+class ScreensBusy(Exception):
+    """The process does not read fast enough for another request."""
+
+
+class ScreensProcess:
+    """Owns the process and the socket to it. `on_reply` gets what it says, `ended` is set when it is of no more use,
+    with `end_reason`. Requests may be sent from the start; the process reads them once it is up."""
+
+    def __init__(self, connection: socket.socket, child: subprocess.Popen[bytes], note_fd: int) -> None:
+        """Use `start`."""
+        self.ended = asyncio.Event()
+        self.end_reason = ""
+        self.pid = child.pid
+        self.abilities = ""  # what it said when it was ready
+        self._on_reply: Callable[[Reply], None] = lambda reply: None
+        self._connection = connection
+        self._child = child
+        self._note_fd = note_fd
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[int] = set()  # ids of requests without a reply
+        self._heard_at = self._loop.time()
+        self._watch: asyncio.TimerHandle | None = None
+        self._loop.add_reader(connection, self._readable)
+        self._waiting.add(READY_ID)
+        self._watch_soon()
+
+    @classmethod
+    async def start(cls, *, history_lines: int, on_reply: Callable[[Reply], None]) -> ScreensProcess:
+        """Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        note_fd = os.memfd_create("screens", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(note_fd, _NOTE_BYTES)
+            with theirs:
+                child = await asyncio.to_thread(_start, theirs.fileno(), note_fd, history_lines)
+            ours.setblocking(False)
+            process = cls(ours, child, note_fd)
+        except BaseException:
+            ours.close()  # which ends a process that was started
+            os.close(note_fd)
+            raise
+        process._on_reply = on_reply
+        return process
+
+    def send(self, request: Request, fds: Sequence[int] = ()) -> None:
+        """The descriptors stay the caller's. Raises ScreensBusy."""
+        if self.ended.is_set():
+            raise ScreensBusy
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._connection.sendmsg([request.to_bytes()], rights)
+        except OSError:  # full, or it has just ended, which the reader hears
+            raise ScreensBusy from None
+        if request.verb is not Verb.FORGET:
+            if not self._waiting:
+                self._heard_at = self._loop.time()
+            self._waiting.add(request.id)
+            self._watch_soon()
+
+    def request_in_hand(self) -> int:
+        """The id of the request it worked on last, 0 for none; after its end, the one it died of."""
+        return int.from_bytes(os.pread(self._note_fd, _NOTE_BYTES, 0), "little")
+
+    def end(self, reason: str) -> None:
+        """It is of no more use. Twice is harmless."""
+        if not self.ended.is_set():
+            self.end_reason = reason
+            self.ended.set()
+            self._loop.remove_reader(self._connection)
+            if self._watch is not None:
+                self._watch.cancel()
+
+    async def close(self) -> int | None:
+        """End it for good and reap it. Returns how it ended (see subprocess.Popen.returncode)."""
+        self.end("closed")
+        self._connection.close()
+        self._child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel; the next start reaps it
+            await asyncio.to_thread(self._child.wait, _END_SECONDS)
+        os.close(self._note_fd)
+        return self._child.returncode
+
+    # -------------------------------------------------------------------------------------------------- listening
+
+    def _readable(self) -> None:
+        try:
+            message, ancillary, flags, _ = self._connection.recvmsg(
+                _MESSAGE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:  # reset: it ended with requests unread
+            self.end("it ended")
+            return
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        try:
+            if not message:
+                self.end("it ended")
+            elif flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                self.end("a message larger than may be")
+            else:
+                self._heard(protocol.reply_from_bytes(message, list(fds)))
+        except ReplyWrong as error:
+            self.end(f"not a reply: {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _heard(self, reply: Reply) -> None:
+        self._heard_at = self._loop.time()
+        self._waiting.discard(reply.id)
+        if reply.id == READY_ID:
+            self.abilities = reply.text
+        if reply.id != _PING_ID:
+            self._on_reply(reply)
+
+    def _watch_soon(self) -> None:
+        if self._watch is None:
+            self._watch = self._loop.call_later(_WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """While something is asked, see that it lives: a step is short, and between two of them it answers."""
+        self._watch = None
+        if not self._waiting or self.ended.is_set():
+            return
+        silent_seconds = self._loop.time() - self._heard_at
+        if silent_seconds > (SILENCE_SECONDS_MAX if self.abilities else START_SECONDS_MAX):
+            self.end("it hangs")
+            return
+        if self.abilities and _PING_ID not in self._waiting and silent_seconds > _WATCH_SECONDS:
+            with contextlib.suppress(ScreensBusy):
+                self.send(Request(_PING_ID, Verb.PING))
+        self._watch_soon()
+
+
+def _start(socket_fd: int, note_fd: int, history_lines: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _CODE, _PACKAGE_PARENT, str(socket_fd), str(note_fd), str(history_lines)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        pass_fds=(socket_fd, note_fd),
+        start_new_session=True,  # Ctrl-C where the gateway was started is none of its business
+    )
