@@ -83,6 +83,9 @@ class SshSettings(_Section):
     # one interval after the last miss: 60 s (measured 60.2 s).
     keepalive_interval_seconds: float = Field(default=15, gt=0)
     keepalive_misses_max: int = Field(default=3, ge=1)
+    # A connection without a channel or remote listener (a ControlMaster that is done, `ssh -N`) ends after this. 0: it
+    # may wait as long as it answers, for connecting again costs more than keeping it.
+    connection_unused_minutes: float = Field(default=0, ge=0, le=_MINUTES_MAX)
     # Environment variables a client may set, with * as a wildcard at the end; all others are dropped quietly.
     environment_allowed: tuple[str, ...] = (
         "LANG", "LANGUAGE", "LC_*", "TERM", "COLORTERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TZ", "GIT_PROTOCOL",
@@ -131,7 +134,7 @@ class SessionSettings(_Section):
     idle_warning_minutes: float = Field(default=10, ge=0, le=_MINUTES_MAX)
     # All sessions are looked at this often.
     idle_check_seconds: float = Field(default=60, gt=0, le=3600)
-    # Lines above the screen that a client finds in its scrollback when it comes back. 1,000 are painted in milliseconds.
+    # Lines above the screen that a client finds in its scrollback when it comes back; 1,000 take milliseconds.
     history_lines: int = Field(default=1000, ge=0, le=10_000)
 
 

@@ -15,6 +15,7 @@ tests/integration/test_ssh_connection.py hold each of them against an asyncssh u
 - a client that asks for the login service before each attempt (paramiko) was cut off at its second key;
 - forwards ended the connection for a path that is not UTF-8 or an unknown cancellation (forward_requests.py);
 - requests waited in lists without end, and were answered by recursion (requests.py);
+- nothing told that the last channel was gone (`remove_channel`);
 - a channel's window did not bound its input (window.py);
 - commands that are not UTF-8 were refused, and every environment variable was kept (channel.py).
 """
@@ -42,6 +43,7 @@ from gateway.ssh.auth import Login
 from gateway.ssh.channel import SessionWire
 from gateway.ssh.forward_requests import ForwardRequests
 from gateway.ssh.forwards import ConnectionForwards
+from gateway.ssh.unused import UnusedTimer
 from gateway.ssh.window import (
     NARROW_WINDOW_BYTES,
     WIDE_STREAMS_MAX,
@@ -90,6 +92,7 @@ class Connection(ForwardRequests):
         self.x11 = X11Forwarding(self)
         self.inward_count = 0  # channels that we opened
         self.late_count = 0  # those of them that the client should have answered by now
+        self._unused = UnusedTimer(self, server.settings.connection_unused_minutes * 60)
         self._heard = asyncio.Event()  # something came since it was last cleared
         self._is_asked = False  # whether it is still there
         self._is_socket_full = False
@@ -113,6 +116,7 @@ class Connection(ForwardRequests):
             return
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=TRANSPORT_BUFFER_MAX_BYTES)
+        self._unused.start()
         super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
@@ -159,11 +163,22 @@ class Connection(ForwardRequests):
 
     def _cleanup(self, exc: Exception | None) -> None:
         with contextlib.ExitStack() as steps:  # all of them, last first, whatever goes wrong in one
+            steps.callback(self._unused.stop)
             steps.callback(self.server.connection_ended, self)
             steps.callback(super()._cleanup, exc)
             steps.callback(self.x11.end)
             steps.callback(self.agent.end)
             steps.callback(self.forwards.close)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it carries something, or may by itself; a login under way has a limit of its own."""
+        return not self._auth_complete or bool(self._channels) or self.forwards.is_any_open
+
+    def remove_channel(self, recv_chan: int) -> None:
+        super().remove_channel(recv_chan)
+        if not self._channels:
+            self._unused.start()
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         if pkttype == MSG_IGNORE and self._auth_complete:

@@ -93,6 +93,11 @@ class ConnectionForwards:
         self._listeners: dict[Target, _Served] = {}
         self._under_way: set[asyncio.Task[Any]] = set()  # ends with the connection: nobody waits for it any more
 
+    @property
+    def is_any_open(self) -> bool:
+        """Whether a stream is open or being opened, or something listens."""
+        return self.stream_count > 0 or bool(self._listeners)
+
     def close(self) -> None:
         """The connection is gone. Its open streams hear of that from their channels."""
         for task in self._under_way:

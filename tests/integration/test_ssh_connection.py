@@ -255,6 +255,37 @@ async def test_a_connection_that_never_logs_in_is_closed_in_time() -> None:
         await writer.wait_closed()
 
 
+async def test_a_connection_that_carries_nothing_is_closed_in_time_if_the_operator_wants_it() -> None:
+    async with open_house(connection_unused_minutes=0.3 / 60) as house, house.client() as client:
+        await client.run("true")
+        async with asyncio.timeout(5):
+            await client.wait_closed()
+        await house.gatehouse.until(lambda: house.gatehouse.logouts)
+
+
+async def test_a_connection_with_a_session_is_used() -> None:
+    """However silent; and after the last of them the time begins anew."""
+    channels: list[Channel] = []
+    async with open_house(connection_unused_minutes=0.4 / 60) as house:
+        house.gatehouse.program = lambda request, channel: channels.append(channel)
+        async with house.client() as client, asyncio.timeout(5):
+            running = asyncio.create_task(client.run("sleep"))
+            async with house.client() as unused:  # its time began later, so the other's is over as well
+                await unused.wait_closed()
+            await house.gatehouse.until(lambda: house.gatehouse.logouts)
+            assert [connection.is_used for connection in house.server._connections] == [True]
+            channels[0].finish(ProgramExit(0))
+            assert (await running).exit_status == 0
+            await client.wait_closed()
+
+
+async def test_by_default_no_connection_is_timed() -> None:
+    async with open_house() as house, house.client() as client:
+        await client.run("true")
+        (connection,) = house.server._connections
+        assert connection._unused._timer is None
+
+
 async def test_connections_over_the_limit_are_closed_before_a_word() -> None:
     async with open_house(connections_unauthenticated_per_address_max=2) as house:
         first = [await asyncio.open_connection(*house.server.address) for _ in range(2)]
