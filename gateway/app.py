@@ -144,6 +144,7 @@ class Gateway:
         await self.handover.adopt_all()
         await remove_half_made(places.workspaces_dir)
         await self._listen(host_keys)
+        self.screens.start()
         self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
         self._long_lived.append(self.spawn(self.idle.run(self.config.session.idle_check_seconds), "idle"))
         # What is there now stays. Without this, each full collection looks at 80,000 objects of modules and classes,

@@ -41,7 +41,7 @@ FOLLOWS_MAX = 4
 KEYFRAME_LAPS = 4
 # A process that died at once is not started over and over.
 _RESTART_SECONDS, _RESTART_SECONDS_MAX = 0.5, 60.0
-_STEADY_SECONDS = 60.0
+_STEADY_SECONDS = 10.0
 # A session whose bytes ended the process this often is not shown to it again.
 STRIKES_MAX = 2
 _DUMB_TERMINALS = ("", "dumb", "unknown")
@@ -56,7 +56,7 @@ class ScreensGone(ScreensUnavailable):
 
 
 class ScreenService:
-    """Belongs to the event loop. Starts the process when it is first needed; `close` ends it."""
+    """Belongs to the event loop. The process runs from `start`, or from the first need of it, to `close`."""
 
     def __init__(self, recordings: FileRecordings, *, history_lines: int, spawn: Spawn) -> None:
         self._recordings = recordings
@@ -127,6 +127,11 @@ class ScreenService:
                 self._process.send(Request(next(self._ids), Verb.FORGET, session_id))
         self._remove_keyframe(session_id)
 
+    def start(self) -> None:
+        """Have the process up in the background before it is needed: it takes half a second to its first painting."""
+        if self._life is None and not self._closing.is_set():
+            self._life = self._spawn(self._keep_running(), "screens")
+
     async def close(self) -> None:
         """End the process. Whoever waits for it is told; twice is harmless."""
         self._closing.set()
@@ -171,8 +176,7 @@ class ScreenService:
             raise ScreensUnavailable("the terminal library is not installed")
         if self._closing.is_set():
             raise ScreensUnavailable("the gateway is stopping")
-        if self._life is None:
-            self._life = self._spawn(self._keep_running(), "screens")
+        self.start()
         await self._process_there.wait()
         if self._process is None:
             raise ScreensUnavailable("there is no screens process")
