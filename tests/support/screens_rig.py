@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.interfaces import Painting, WindowSize
+from gateway.log import subscribe
 from gateway.recording.recorder import SpoolRecorder
 from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen.model import Screen
@@ -70,9 +71,16 @@ async def painted_exactly(
     service: ScreenService, recorder: SpoolRecorder, *, size: WindowSize = SIZE, session_id: str = SESSION_ID
 ) -> bytes:
     """However long it takes: a machine that is busy elsewhere gets the fallback, which is not what is tested here."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not (painting := await painted(service, recorder, size=size, session_id=session_id)).is_exact:
-            await asyncio.sleep(0.05)
+    reasons: list[object] = []
+    unsubscribe = subscribe(lambda event, keys: reasons.append(keys.get("reason")))
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not (painting := await painted(service, recorder, size=size, session_id=session_id)).is_exact:
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"no exact painting: {reasons}") from None
+    finally:
+        unsubscribe()
     return painting.data
 
 

@@ -88,9 +88,10 @@ async def test_the_painting_is_that_of_a_terminal_that_saw_everything(
 
 @pytest.mark.slow
 async def test_painted_at_two_hundred_cuts_it_is_never_wrong(
-    recordings: FileRecordings, service: ScreenService
+    recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cuts fall into characters and sequences; laps end in between; every tenth cut the process starts anew."""
+    """Cuts fall into characters and sequences; laps end in between; every twentieth cut the process starts anew."""
+    monkeypatch.setattr(screens, "_RESTART_SECONDS_MAX", 0.0)
     recorder, output, at = recorder_of(recordings), terminal_output(2, 12 * SEGMENT_BYTES), 0
     size = WindowSize(40, 10)
     recorder.mark_resize(size)
@@ -100,7 +101,7 @@ async def test_painted_at_two_hundred_cuts_it_is_never_wrong(
         await record(recorder, output[at:cut])
         whole.feed(output[at:cut])
         at = cut
-        if number % 10 == 9:
+        if number % 20 == 19:
             os.kill((await running_process(service)).pid, signal.SIGKILL)
         if number % 3 == 0:
             service.follow(SESSION_ID, recorder.position)
