@@ -394,8 +394,9 @@ async def test_one_that_always_dies_is_started_ever_more_rarely(
 
 
 # What the library would do with bytes it cannot take: end the process, or never come back.
-POISON = """
-import sys; sys.path.append(sys.argv.pop(1))
+POISON = (
+    process._FIND_US
+    + """
 from gateway.recording.screen import model, worker
 worker.STEP_SECONDS_MAX = 0.5
 feed = model.Screen.feed
@@ -408,6 +409,7 @@ def poisoned(self, data):
 model.Screen.feed = poisoned
 worker.main()
 """
+)
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])

@@ -29,9 +29,14 @@ _MESSAGE_BYTES = 1024  # of a reply: its head and text
 _RIGHTS_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
 _NOTE_BYTES = 8
 _PING_ID = (1 << 64) - 1
-# -I keeps PYTHON… variables and the working directory away, and with them this package; it comes last, so that nothing
-# beside it stands in for a standard module.
-_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from gateway.recording.screen.worker import main; main()"
+# -I keeps PYTHON… variables and the working directory away, and with them this package. It comes behind the standard
+# library, for which nothing beside it must stand in, and before all else: another version of us may be installed.
+_FIND_US = """
+import sys
+at = next((at for at, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
+sys.path.insert(at, sys.argv.pop(1))
+"""
+_CODE = _FIND_US + "from gateway.recording.screen.worker import main; main()"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[3])
 
 
