@@ -13,13 +13,15 @@ import struct
 import termios
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.interfaces import SessionKind
 
 LOOK_SECONDS = 1.0
+# One job after the other, as in a loop, is not a row each.
+RENAMED_AFTER = timedelta(minutes=1)
 # Somebody may detach a thousand sessions; the names of their jobs are worth a look each, not a search.
 CHILDREN_MAX = 64
 UNNAMED = "a program"
@@ -107,7 +109,8 @@ class JobWatch:
 
     def adopted(self, session: WatchedSession) -> None:
         """It was taken over without a client. A job that is known of it, and gone, ended between then and now."""
-        self._look_at(_Watched(session), self._now())
+        now = self._now()
+        self._look_at(_Watched(session, written=session.job, written_at=now), now)
         self._watch(session)
 
     def close(self) -> None:
@@ -122,7 +125,7 @@ class JobWatch:
         return len(self._watched)
 
     def _watch(self, session: WatchedSession) -> None:
-        self._watched[session.session_id] = _Watched(session)
+        self._watched[session.session_id] = _Watched(session, written=session.job, written_at=self._now())
         self._look_later()
 
     def _look_later(self) -> None:
@@ -147,9 +150,11 @@ class JobWatch:
             watched.prompt_seen_at = None
             if session.job is None or session.job_ended_at is not None:
                 session.job, session.job_ended_at = found.job, None
-                self._write_down(session)
+                self._write_down(session, watched, now)
             elif found.job not in _SHELLS_THAT_EDIT:  # between two jobs the shell itself is in front
                 session.job = found.job
+                if watched.written != found.job and now - watched.written_at > RENAMED_AFTER:
+                    self._write_down(session, watched, now)
             return True
         if session.job is None or session.job_ended_at is not None:
             return False
@@ -157,10 +162,11 @@ class JobWatch:
             watched.prompt_seen_at = now
             return True
         session.job_ended_at = watched.prompt_seen_at or now
-        self._write_down(session)
+        self._write_down(session, watched, now)
         return False
 
-    def _write_down(self, session: WatchedSession) -> None:
+    def _write_down(self, session: WatchedSession, watched: _Watched, now: datetime) -> None:
+        watched.written, watched.written_at = session.job, now
         self._spawn(self._note(session.session_id, session.job, session.job_ended_at), f"job:{session.session_id}")
 
     def _foreground_of(self, session: WatchedSession) -> Foreground | None:
@@ -177,6 +183,8 @@ class JobWatch:
 @dataclass(slots=True)
 class _Watched:
     session: WatchedSession
+    written: str | None  # the job that is written down, and when it was
+    written_at: datetime
     prompt_seen_at: datetime | None = None
 
 

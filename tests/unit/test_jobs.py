@@ -171,11 +171,12 @@ class Rig:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.001)
+        self.time = NOON
         self.now_in_front: dict[int, Foreground | None] = {}
         self.asked: list[int] = []
         self.looked = asyncio.Event()
         self.notes: list[tuple[str, str | None, datetime | None]] = []
-        self.watch = JobWatch(self._note, self._spawn, ask=self._ask, now=lambda: NOON)
+        self.watch = JobWatch(self._note, self._spawn, ask=self._ask, now=lambda: self.time)
 
     async def _note(self, session_id: str, job: str | None, ended_at: datetime | None) -> None:
         self.notes.append((session_id, job, ended_at))
@@ -248,6 +249,19 @@ async def test_the_newest_of_several_jobs_is_the_one_that_ended(rig: Rig) -> Non
     await rig.looks(1)
     assert rig.notes == [("s1", "test", NOON)]
     assert session.job == "test"
+
+
+async def test_the_job_that_goes_on_is_the_one_that_is_listed(rig: Rig) -> None:
+    """`make; ./all-night` is not `make` all night; and a loop of short jobs is not a row each."""
+    rig.now_in_front[7] = Foreground("make")
+    rig.watch.detached(Detached())
+    for job in ("one", "two", "all-night"):
+        rig.now_in_front[7] = Foreground(job)
+        await rig.looks(2)
+    assert rig.notes == []
+    rig.time = NOON + jobs.RENAMED_AFTER * 2
+    await rig.looks(3)
+    assert rig.notes == [("s1", "all-night", None)]
 
 
 async def test_a_shell_that_may_be_between_two_jobs_is_looked_at_twice(rig: Rig) -> None:
