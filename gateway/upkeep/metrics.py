@@ -41,6 +41,7 @@ CONNECTION_REFUSALS = frozenset(
 _LOGIN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_BUCKETS = (0.01, 0.1, 1, 10, 60, 600, 3600)
+_PAINTING_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1)
 _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 Keys = Mapping[str, object]
@@ -196,6 +197,11 @@ class _Counters:
         self.gaps = counter("recording_gaps_total", "Gaps in recordings.")
         self.gap_bytes = counter("recording_gap_bytes_total", "Output that is missing from recordings.")
         self.recording_failures = counter("recording_failures_total", "Recordings that could not be written.")
+        self.screen_paintings = histogram(
+            "screen_painting_seconds", "From an attach to the bytes of its screen.", _PAINTING_BUCKETS
+        )
+        self.screen_approximations = counter("screen_approximations_total", "Attaches shown plain lines instead.")
+        self.screens_ended = counter("screens_process_ends_total", "Ends of the process that paints, unasked.")
         self.store_slow = counter("store_slow_queries_total", "Database queries that took too long.")
         self.store_failures = counter("store_failures_total", "Database operations that failed.")
         self.jobs = counter("job_runs_total", "Runs of scheduled jobs by outcome.", "job", "result")
@@ -239,6 +245,9 @@ class _Counters:
             Event.KEEPER_MISBEHAVED: lambda keys: self.keepers_misbehaved.inc(),
             Event.RECORDING_GAP: self._recording_gap,
             Event.RECORDING_FAILED: lambda keys: self.recording_failures.inc(),
+            Event.SCREEN_PAINTED: lambda keys: self.screen_paintings.observe(_seconds(keys, "duration_ms")),
+            Event.SCREEN_APPROXIMATED: lambda keys: self.screen_approximations.inc(),
+            Event.SCREENS_ENDED: lambda keys: self.screens_ended.inc(),
             Event.STORE_SLOW: lambda keys: self.store_slow.inc(),
             Event.STORE_FAILED: lambda keys: self.store_failures.inc(),
             Event.JOB_ENDED: self._job_ended,

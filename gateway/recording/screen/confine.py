@@ -21,7 +21,6 @@ _FILE_BYTES = 16 * 1024 * 1024  # of one memory file: the largest thing it hands
 _DESCRIPTORS_MAX = 512
 # Ends before the gateway, should the machine run out of memory; it is started again, a gateway has all the sessions.
 _OOM_SCORE = 500
-_NICE = 5  # echo goes first
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _PROT_EXEC = 4
 
@@ -58,7 +57,6 @@ def confine() -> bool:
 def _lower_limits() -> None:
     with contextlib.suppress(OSError):  # a container may show /proc read-only
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-    os.nice(_NICE)
     for limit, value in (
         (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
         (resource.RLIMIT_CORE, 0),

@@ -29,10 +29,12 @@ _MESSAGE_BYTES = 1024  # of a reply: its head and text
 _RIGHTS_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
 _NOTE_BYTES = 8
 _PING_ID = (1 << 64) - 1
+# Nice from the start, most of which is loading the library: echo goes first.
 # -I keeps PYTHON… variables and the working directory away, and with them this package. It comes behind the standard
 # library, for which nothing beside it must stand in, and before all else: another version of us may be installed.
 _FIND_US = """
-import sys
+import os, sys
+os.nice(5)
 at = next((at for at, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
 sys.path.insert(at, sys.argv.pop(1))
 """
