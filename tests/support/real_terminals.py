@@ -207,13 +207,18 @@ class XtermScreen:
 
 
 class XtermWindow(PtyClient):
-    """A client whose terminal is drawn, and answered, by xterm.js."""
+    """A client whose terminal is drawn, and answered, by xterm.js; `with` kills it."""
 
     def __init__(self, screen: XtermScreen, command: Sequence[str | bytes], size: Size, *, term: str) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8", "TERM": term}
         super().__init__(command, environment=environment, rows=size.rows, columns=size.columns)
         self.screen = screen
         self._drawn = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
 
     def look(self) -> Seen:
         self.draw()
@@ -255,9 +260,7 @@ _MODES = (
     "mouse_standard_flag", "mouse_button_flag", "mouse_all_flag", "mouse_sgr_flag", "mouse_utf8_flag",
     "scroll_region_upper", "scroll_region_lower", "pane_tabs",
 )  # fmt: skip
-_FORMAT = "\t".join(
-    f"#{{{name}}}" for name in ("pane_width", "pane_height", "cursor_x", "cursor_y", *_MODES, "pane_title")
-)
+_FORMAT = "\t".join(f"#{{{name}}}" for name in ("cursor_x", "cursor_y", *_MODES, "pane_title"))
 # DSR, which changes nothing: answered once everything before it is on the screen.
 _ARE_YOU_THERE, _HERE = b"\x1b[5n", b"\x1b[0n"
 # Bytes come by a FIFO, answers go to a file: `cat` runs in the background with the terminal as its input.
@@ -310,14 +313,14 @@ class Tmux:
                         # The main screen, while the alternate one is shown; else an empty line (-q).
                         "display-message", "-p", "behind", ";", *shown[:1], "-a", "-q", *shown[1:])  # fmt: skip
         facts, _, rest = told.decode(errors="replace").partition("\n")
-        _, height, column, row, *flags, title = facts.split("\t", 4 + len(_MODES))
+        column, row, *flags, title = facts.split("\t", 2 + len(_MODES))
         lines, alone, behind = (
             rest.rpartition("behind\n") if not rest.endswith("behind\n") else (rest[:-7], "behind", "")
         )
         assert alone, rest
         modes: dict[str, object] = dict(zip(_MODES, flags, strict=True))
-        return Seen(_parsed(lines, int(height)), (int(column), int(row)), title, modes,
-                    _parsed(behind, int(height)) if modes["alternate_on"] == "1" else [])  # fmt: skip
+        return Seen(_parsed(lines), (int(column), int(row)), title, modes,
+                    _parsed(behind) if modes["alternate_on"] == "1" else [])  # fmt: skip
 
     def run(self, *words: str | bytes, **options: object) -> bytes:
         settings: dict[str, object] = {"capture_output": True, "timeout": DEADLINE_SECONDS, "check": True, **options}
@@ -398,17 +401,15 @@ _NAMED_COLOURS = {base + n: (name, n + (8 if base >= 90 else 0))
 _DRAWN_ALONE = frozenset({"inverse", "underline", "strike", "overline"})
 
 
-def _parsed(printed: str, height: int) -> list[list[Cell]]:
+def _parsed(printed: str) -> list[list[Cell]]:
     """Cells of `capture-pane -e`, without the blank end of each row. A row's pen goes on in the next one.
 
     Not counted: the background where nothing is written, as tmux prints it for some blank cells and not for others.
     """
-    lines = printed.split("\n")[:-1]
-    assert len(lines) == height, (len(lines), height)
     pen: dict[str, str] = {}
     draws_lines = False
     rows = []
-    for line in lines:
+    for line in printed.split("\n")[:-1]:
         row: list[Cell] = []
         for token in _TOKEN.finditer(line):
             if token["pen"] is not None:

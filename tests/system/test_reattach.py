@@ -53,7 +53,8 @@ def chance() -> random.Random:
 
 def expect_none_wrong(tally: Tally) -> None:
     print(f"{tally.rounds} rounds, {tally.pictures} pictures compared, {len(tally.wrong)} wrong")
-    assert not tally.wrong, "\n\n".join(tally.wrong)
+    if tally.wrong:
+        pytest.fail("\n\n".join(tally.wrong), pytrace=False)
 
 
 @pytest.mark.parametrize("name", ["bash", "vim", "agent"])

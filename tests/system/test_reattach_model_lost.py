@@ -45,13 +45,20 @@ def xterm() -> Iterator[XtermJs]:
 
 @pytest.fixture
 def left(gateway: InstalledGateway, xterm: XtermJs) -> None:
-    """A session that printed something, and lost its client."""
-    window = come(gateway, xterm)
-    shows(window, "$")
-    window.type(b"PS1='kept $ '; clear; seq 61 97\r")
-    shows(window, "kept $")
-    until(lambda: window.look().text[-1] == "kept $", "a full screen")
-    window.kill()
+    """A session that printed something, and lost its clients; one of them saw its screen painted."""
+    begin(gateway, xterm)
+    with come(gateway, xterm) as window:
+        shows(window, "kept $")
+        gateway.log.wait("screen.painted", is_exact=True)
+    gateway.until_row("SELECT id FROM sessions WHERE status = 'paused'")
+
+
+def begin(gateway: InstalledGateway, xterm: XtermJs) -> None:
+    """A session with a full screen, whose client is killed."""
+    with come(gateway, xterm) as window:
+        shows(window, "$")
+        window.type(b"PS1='kept $ '; clear; seq 61 97\r")
+        until(lambda: window.look().text[-2:] == ["97", "kept $"], "a full screen")
 
 
 def come(gateway: InstalledGateway, xterm: XtermJs) -> XtermWindow:
@@ -84,17 +91,20 @@ def expect_words_and_the_session(window: XtermWindow, *, seconds: float) -> None
     shows(window, "still 42")
 
 
-def expect_exact_next_time(gateway: InstalledGateway, xterm: XtermJs) -> None:
-    """From a new process, which makes the screen anew from the recording."""
-    window = come(gateway, xterm)
-    try:
-        screen = shows(window, "still 42")
-        assert (screen[-1], APOLOGY in "\n".join(screen)) == ("kept $", False)
-        assert events(gateway, "screen.painted")[-1]["is_exact"]
-        window.type(b"exit\r")
-        assert window.wait_ended() == 0
-    finally:
-        window.kill()
+def expect_exact_soon(gateway: InstalledGateway, xterm: XtermJs) -> None:
+    """As soon as there is a new process, which makes the screen anew from the recording."""
+
+    def came_exactly() -> bool:
+        with come(gateway, xterm) as window:
+            screen = shows(window, "still 42")
+            if APOLOGY in "\n".join(screen):
+                return False
+            assert (screen[-1], events(gateway, "screen.painted")[-1]["is_exact"]) == ("kept $", True)
+            window.type(b"exit\r")
+            assert window.wait_ended() == 0
+            return True
+
+    until(came_exactly, "a screen without an apology")
 
 
 @pytest.mark.usefixtures("left")
@@ -103,27 +113,21 @@ def test_screens_process_killed_while_it_paints_leaves_words_and_the_session(
 ) -> None:
     pid = screens_pid(gateway)
     os.kill(pid, signal.SIGSTOP)  # so that the kill comes in the middle
-    window = come(gateway, xterm)
-    try:
-        gateway.log.wait("session.attached")
+    with come(gateway, xterm) as window:
+        gateway.until_row("SELECT id FROM sessions WHERE status = 'active'")  # written beside the painting
         os.kill(pid, signal.SIGKILL)
         expect_words_and_the_session(window, seconds=FALLBACK_SECONDS)
-    finally:
-        window.kill()
     gateway.log.wait("screens.ended")
-    expect_exact_next_time(gateway, xterm)
+    expect_exact_soon(gateway, xterm)
 
 
 @pytest.mark.usefixtures("left")
 def test_screens_process_that_hangs_leaves_words_and_the_session(gateway: InstalledGateway, xterm: XtermJs) -> None:
     os.kill(screens_pid(gateway), signal.SIGSTOP)
-    window = come(gateway, xterm)
-    try:
+    with come(gateway, xterm) as window:
         expect_words_and_the_session(window, seconds=FALLBACK_SECONDS + LOGIN_SECONDS)
-    finally:
-        window.kill()
     gateway.log.wait("screens.ended")  # it was taken for broken
-    expect_exact_next_time(gateway, xterm)
+    expect_exact_soon(gateway, xterm)
 
 
 @pytest.fixture
@@ -148,18 +152,14 @@ def test_without_the_terminal_library_there_are_words_and_programs_draw_themselv
     without_library: InstalledGateway, xterm: XtermJs
 ) -> None:
     """It has no wheel for every machine: the gateway starts without it."""
-    window = come(without_library, xterm)
-    shows(window, "$")
-    window.type(b"PS1='kept $ '; clear; seq 61 97\r")
-    shows(window, "kept $")
-    window.kill()
-    window = come(without_library, xterm)
-    expect_words_and_the_session(window, seconds=FALLBACK_SECONDS + LOGIN_SECONDS)
-    window.type(b"clear; seq 300 > rows; vim -u NONE -N rows\r")
-    shows(window, "Top")
-    window.kill()
-    window = come(without_library, xterm)
-    until(lambda: window.look().text[:23] == [str(n) for n in range(1, 24)], "vim has drawn itself")
-    window.type(b":q\rexit\r")
-    assert window.wait_ended() == 0
-    window.kill()
+    begin(without_library, xterm)
+    with come(without_library, xterm) as window:
+        expect_words_and_the_session(window, seconds=FALLBACK_SECONDS + LOGIN_SECONDS)
+        window.type(b"clear; seq 300 > rows; vim -u NONE -N rows\r")
+        shows(window, '"rows" 300L')
+    with come(without_library, xterm) as window:
+        until(lambda: window.look().text[:23] == [str(n) for n in range(1, 24)], "vim has drawn itself")
+        window.type(b":q\r")
+        shows(window, "kept $")
+        window.type(b"exit\r")
+        assert window.wait_ended() == 0

@@ -104,7 +104,7 @@ function look({ id, history_lines: count = 0 }) {
       cursorStyle: core.coreService.decPrivateModes.cursorStyle ?? null,
       mouseEncoding: core.coreMouseService.activeEncoding,
       scrollRegion: [inner.scrollTop, inner.scrollBottom],
-      tabStops: Object.keys(inner.tabs).filter((column) => inner.tabs[column]).map(Number),
+      tabStops: Object.keys(inner.tabs).map(Number).filter((column) => inner.tabs[column] && column < terminal.cols),
       characterSet: core._charsetService.glevel,
       linesAreDrawn: core._charsetService.charset !== undefined,
       pen: [pen.fg, pen.bg, pen.extended.underlineStyle],
