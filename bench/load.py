@@ -24,6 +24,12 @@ PROMPT = re.compile(rb"[$#] ")
 READY = re.compile(rb"READY")
 ECHO_COMMAND = "stty raw -echo; printf READY; exec cat"
 FLOOD_COMMAND = "yes 'a line of output that says nothing, eighty columns wide like most of them are'"
+# A full screen with a history above it. Its last word is not in the command, as that is echoed.
+SCREEN_COMMAND = (
+    r"for n in $(seq 1200); do printf '\033[3%dm%04d \033[0;1mone line of a log\033[0m\n' $((n % 8)) $n; done; "
+    "printf 'last-''word'"
+)
+LAST_WORD = re.compile(rb"last-word")
 FLOOD_WARM_BYTES = 1024 * 1024
 LOGIN_RETRY_SECONDS = 0.002
 LOGIN_DEADLINE_SECONDS = 30
@@ -78,6 +84,33 @@ def prompt_on_open_connection(load: Load) -> Any:
             samples.append((time.perf_counter() - started) * 1000)
             connection.close_channel(channel)
     return samples[1:]
+
+
+def come_back(load: Load) -> Any:
+    """Milliseconds from asking for a kept screen, logged in and with a terminal, until the last of it came.
+
+    `begin` makes the session that is left and `again` comes back to it: commands, or none for the login shell.
+    """
+    with load.connect() as connection:
+        channel = connection.open_terminal(load.given["begin"])
+        connection.read_until(channel, PROMPT)
+        connection.write(channel, SCREEN_COMMAND.encode() + b"\r")
+        connection.read_until(channel, LAST_WORD)
+    samples = []
+    for _ in range(load.count + 1):
+        with load.connect() as connection:
+            channel = connection.open_session()
+            connection.request_terminal(channel, columns=80, rows=24)
+            started = time.perf_counter()
+            connection.request_program(channel, load.given["again"])
+            connection.read_until(channel, LAST_WORD)
+            samples.append((time.perf_counter() - started) * 1000)
+    with load.connect() as connection:
+        channel = connection.open_terminal(load.given["again"])
+        connection.write(channel, b"\x15exit\r")
+        while not channel.is_closed:
+            connection.receive()
+    return {"p50": statistics.median(samples[1:]), "p95": statistics.quantiles(samples[1:], n=20)[18]}
 
 
 def echo(load: Load) -> Any:
@@ -193,6 +226,7 @@ OPERATIONS: dict[str, Callable[[Load], Any]] = {
     "connect": connect_and_true,
     "session": session_on_open_connection,
     "prompt": prompt_on_open_connection,
+    "come-back": come_back,
     "echo": echo,
     "rate": connections_per_second,
     "first-login": first_login,

@@ -106,6 +106,11 @@ def _prompt(bench: Bench, server: Server) -> Samples:
     }
 
 
+def _come_back(bench: Bench, server: Server) -> Samples:
+    answer = bench.answer_of(server, "come-back", count=bench.sizes.prompts * 3, **server.kept_screen)
+    return {"come_back_p50": [answer["p50"]], "come_back_p95": [answer["p95"]]}
+
+
 def _echo(bench: Bench, server: Server) -> Samples:
     taken: Samples = {}
     for where, flood in (("idle", nullcontext()), ("other", bench.stock.flood(server)), ("same", nullcontext())):
@@ -221,6 +226,10 @@ MEASURES = (
         Row("prompt_cold", "terminal ready, stock ssh, cold", "ms"),
         Row("prompt_open", "terminal ready, open connection", "ms"),
     ), _prompt),
+    Measure("come-back", (
+        Row("come_back_p50", "back at a full screen p50 (sshd: tmux)", "ms"),
+        Row("come_back_p95", "back at a full screen p95 (sshd: tmux)", "ms"),
+    ), _come_back),
     Measure("echo", _echo_rows(), _echo),
     Measure("terminal", (
         Row("terminal_raw", "terminal output, raw", "MB/s", is_higher_better=True, floor=1.0),

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import psutil
@@ -45,6 +47,8 @@ class Server(Protocol):
 
     name: str
     login: Login
+    # How one begins a session that outlives its connection, and comes back to it: a login name and two commands.
+    kept_screen: Mapping[str, object]
 
     def spawn(self) -> None:
         """Begin to start; the caller finds out when it serves."""
@@ -65,6 +69,7 @@ class _Daemon:
     """What both have in common: one child, one log, one port."""
 
     name = ""
+    kept_screen: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, processes: Processes, directory: Path, login: Login) -> None:
         self._processes = processes
@@ -117,9 +122,11 @@ class Gateway(_Daemon):
     """The installed command with a state of its own."""
 
     name = "homeport"
+    kept_screen = MappingProxyType({"login_name": f"{WORKSPACE}+screen", "begin": None, "again": None})
 
     def __init__(self, processes: Processes, directory: Path, *, key_file: Path, isolation: str) -> None:
-        super().__init__(processes, directory, Login(free_port(), WORKSPACE, key_file))
+        # A fresh session for each terminal, which ends with it, as sshd's do.
+        super().__init__(processes, directory, Login(free_port(), f"{WORKSPACE}+new", key_file))
         self.command = Path(sys.executable).parent / "homeport"
         self._runtime_dir = Path(tempfile.mkdtemp(prefix="homeport-bench-", dir=_runtime_base(directory)))
         settings = directory / "homeport.toml"
@@ -177,6 +184,7 @@ class Sshd(_Daemon):
     """
 
     name = "sshd"
+    kept_screen = MappingProxyType({"begin": "tmux -L bench -f /dev/null new-session", "again": "tmux -L bench attach"})
 
     def __init__(
         self, processes: Processes, directory: Path, *, key_file: Path, host_key: Path, account: pwd.struct_passwd

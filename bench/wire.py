@@ -108,13 +108,21 @@ class Connection:
     def open_terminal(self, command: str | None = None) -> Channel:
         """A session on a terminal of 80 × 24, with the login shell or a command."""
         channel = self.open_session()
-        size = _uint32(80) + _uint32(24) + _uint32(0) + _uint32(0)
+        self.request_terminal(channel, columns=80, rows=24)
+        self.request_program(channel, command)
+        return channel
+
+    def request_terminal(self, channel: Channel, *, columns: int, rows: int) -> None:
+        """Wait until it is granted; what runs there is asked for next."""
+        size = _uint32(columns) + _uint32(rows) + _uint32(0) + _uint32(0)
         self.request(channel, b"pty-req", _string(b"xterm-256color") + size + _string(b"\0"))
+
+    def request_program(self, channel: Channel, command: str | None) -> None:
+        """The login shell, or a command."""
         if command is None:
             self.request(channel, b"shell", b"")
         else:
             self.request(channel, b"exec", _string(command.encode()))
-        return channel
 
     def request(self, channel: Channel, name: bytes, rest: bytes) -> None:
         """Send a channel request and wait until it is granted."""
