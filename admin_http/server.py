@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import socket
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from aiohttp import web
@@ -35,6 +38,7 @@ class AdminServer:
         self._connection_seconds_max = connection_seconds_max
         self._connection_count_max = connection_count_max
         self._open_connections: set[Connection] = set()
+        self._sites: list[_BoundedSite] = []
         guards = [host_guard(host_names)] if listen.is_loopback else []
         application = web.Application(middlewares=guards)
         Pages(source).add_to(application)
@@ -44,19 +48,35 @@ class AdminServer:
 
     async def start(self) -> None:
         """Listen. Raises StartRefused with the fix when the address cannot be had."""
-        await self._runner.setup()
-        site = _BoundedSite(
-            self._runner,
-            self._listen,
-            self._open_connections,
-            seconds_max=self._connection_seconds_max,
-            count_max=self._connection_count_max,
-        )
         try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise StartRefused(_why_not(self._listen, error), detail=str(error)) from error
+            await self.bind()
+            await self.serve()
+        except StartRefused:
+            await self.stop()
+            raise
+
+    async def bind(self, inherited: Sequence[socket.socket] = ()) -> None:
+        """Have the address, and accept nothing yet. `inherited`: sockets that listen on it already. Raises as `start`;
+        whatever it did, `stop` undoes it."""
+        await self._runner.setup()
+        for sock in inherited or (None,):
+            site = _BoundedSite(
+                self._runner,
+                self._listen,
+                self._open_connections,
+                inherited=sock,
+                seconds_max=self._connection_seconds_max,
+                count_max=self._connection_count_max,
+            )
+            self._sites.append(site)
+            with self._refusing():
+                await site.start()
+
+    async def serve(self) -> None:
+        """Begin to accept. Raises as `start`."""
+        for site in self._sites:
+            with self._refusing():
+                await site.serve()
 
     @property
     def addresses(self) -> list[Address]:
@@ -64,8 +84,25 @@ class AdminServer:
         return [Address(host=name[0], port=name[1]) for name in self._runner.addresses]
 
     @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, as copies that the caller closes."""
+        return [sock.dup() for site in self._sites for sock in site.sockets]
+
+    @property
     def open_connection_count(self) -> int:
         return len(self._open_connections)
+
+    def stop_listening(self) -> None:
+        """Connections that are open are served on until `stop`."""
+        for site in self._sites:
+            site.stop_listening()
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StartRefused(_why_not(self._listen, error), detail=str(error)) from error
 
     async def stop(self) -> None:
         """Close the listener, give running requests two seconds, close the connections."""
@@ -90,11 +127,13 @@ class _BoundedSite(web.BaseSite):
         listen: Address,
         open_connections: set[Connection],
         *,
+        inherited: socket.socket | None,
         seconds_max: float,
         count_max: int,
     ) -> None:
         super().__init__(runner)
         self._listen = listen
+        self._inherited = inherited
         self._seconds_max = seconds_max
         self._count_max = count_max
         self._open_connections = open_connections
@@ -114,7 +153,24 @@ class _BoundedSite(web.BaseSite):
                 server, self._open_connections, loop=loop, seconds_max=self._seconds_max, count_max=self._count_max
             )
 
-        self._server = await loop.create_server(connection, self._listen.host, self._listen.port)
+        if self._inherited is not None:
+            self._server = await loop.create_server(connection, sock=self._inherited, start_serving=False)
+        else:
+            host, port = self._listen.host, self._listen.port
+            self._server = await loop.create_server(connection, host, port, start_serving=False)
+
+    async def serve(self) -> None:
+        assert isinstance(self._server, asyncio.Server)
+        await self._server.start_serving()
+
+    def stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        assert isinstance(self._server, asyncio.Server)
+        return self._server.sockets
 
 
 def _why_not(listen: Address, error: OSError) -> str:

@@ -1,7 +1,8 @@
 """The gateway: builds every part, and brings them up and down in order. Knows all, known by none.
 
 start   lock the state → database → keepers and launcher → adopt what runs → listen
-serve   until SIGTERM, SIGINT or `homeport stop`
+serve   until SIGTERM, SIGINT or `homeport stop`, or until another process replaces this one (`homeport reload`)
+retire  replaced: serve on what there is, until it ends
 drain   readiness off → no new connections → programs without a terminal get some time → terminals to their keepers
 stop    connections → jobs → recordings → journal and database → lock
 """
@@ -14,18 +15,18 @@ import gc
 import os
 import resource
 import signal
-import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from enum import Enum, auto
 from typing import Any
 
-from admin_http import AdminServer
 from gateway import __version__, notify
 from gateway.access import OwnPorts
-from gateway.config import Address, Config, config_file
-from gateway.errors import GatewayError, LauncherUnavailable
+from gateway.config import Config, config_file
+from gateway.doors import Doors
+from gateway.elsewhere import WATCH_SECONDS, Elsewhere
+from gateway.errors import CommandRefused, GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwarding.agents import Agents
 from gateway.forwarding.displays import Displays
@@ -43,8 +44,11 @@ from gateway.lobby.control import ControlServer
 from gateway.lobby.run import runner
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import log_event, log_failure, log_warning
+from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen.screens import ScreenService
+from gateway.reload import READY_SECONDS, SERVING_SECONDS, Predecessor, Successor
+from gateway.retirement import Retirement
 from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
@@ -60,10 +64,11 @@ STOP_SECONDS = 10.0
 
 
 class GatewayState(Enum):
-    """starting → serving → draining → stopped; readiness is `SERVING` and nothing else."""
+    """starting → serving → (retired →) draining → stopped; readiness is `SERVING` and nothing else."""
 
     STARTING = auto()
     SERVING = auto()
+    RETIRED = auto()
     DRAINING = auto()
     STOPPED = auto()
 
@@ -71,27 +76,37 @@ class GatewayState(Enum):
 class Gateway:
     """One gateway process. `async with Gateway.running(config, places) as gateway` serves inside the block."""
 
-    def __init__(self, config: Config, places: Places, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, config: Config, places: Places, tasks: asyncio.TaskGroup, predecessor: Predecessor | None
+    ) -> None:
         self.config = config
         self.places = places
+        self._predecessor = predecessor
         self.state = GatewayState.STARTING
         self.warnings: tuple[str, ...] = ()
         self.host_key_lines: list[str] = []
         self.client_identity: str | None = None  # the private key to name to clients, which a trial knows
+        self.why_no_reload = ""
+        self._lock = StateLock(places.state_lock, inherited_fd=predecessor.lock_fd if predecessor else -1)
+        self.processes = GatewayProcesses(places.gateways_dir)
+        self._reload: asyncio.Task[int] | None = None
         self._tasks = tasks
         self._spawned: set[asyncio.Task[None]] = set()
         self._long_lived: list[asyncio.Task[None]] = []
         self._stop_asked = asyncio.Event()
         self._is_ending_all = False
+        self.was_replaced = False
         self._resources = contextlib.AsyncExitStack()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, config: Config, places: Places) -> AsyncIterator[Gateway]:
+    async def running(
+        cls, config: Config, places: Places, predecessor: Predecessor | None = None
+    ) -> AsyncIterator[Gateway]:
         """Start, then drain and stop at the end of the block, however it ends. Raises StartRefused and others."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                gateway = cls(config, places, tasks)
+                gateway = cls(config, places, tasks, predecessor)
                 try:
                     await gateway._start()
                     yield gateway
@@ -106,16 +121,49 @@ class Gateway:
     # ------------------------------------------------------------------------------------------------- start
 
     async def _start(self) -> None:
+        """Up to `ready` nothing is touched that a gateway which is to be replaced would miss."""
         started = time.monotonic()
-        config, places = self.config, self.places
-        self._resources.enter_context(StateLock(places.state_lock))
+        self._resources.enter_context(self._lock)
+        self.processes.enter()
+        self._resources.callback(self.processes.leave)
         _take_all_descriptors()
         log_event(Event.GATEWAY_STARTED, version=__version__, pid=os.getpid())
-        host_keys = await asyncio.to_thread(load_host_keys, places.keys_dir)
+        host_keys = await asyncio.to_thread(load_host_keys, self.places.keys_dir)
         self.host_key_lines = public_lines(host_keys)
+        await self._build()
+        await self._build_doors(host_keys)
+        if self._predecessor is not None:
+            await self._predecessor.ready(__version__)
+        self._lock.sign()
+        self.upkeep.start()  # before the adoption, which it counts
+        await self.handover.adopt_all()
+        self.elsewhere.begin()
+        if not self.processes.others():  # one that was replaced may be making a workspace
+            await remove_half_made(self.places.workspaces_dir)
+        await self.doors.open()
+        self._long_lived += [
+            self.spawn(self.doors.control.serve(), "control"),
+            self.spawn(self._flush_activity(), "flush-activity"),
+            self.spawn(self.idle.run(self.config.session.idle_check_seconds), "idle"),
+            self.spawn(self._watch_others(), "others"),
+        ]
+        # What is there now stays. Without this, each full collection looks at 80,000 objects of modules and classes,
+        # and every session stands still for 20 ms.
+        gc.freeze()
+        self.state = GatewayState.SERVING
+        if self._predecessor is not None:
+            self._predecessor.serving()
+        else:
+            notify.ready()
+        log_event(Event.GATEWAY_SERVING, ssh=str(self.ssh_address), http=str(self.http_address),
+                  isolation=self.launcher.name, start_ms=round((time.monotonic() - started) * 1000),
+                  )  # fmt: skip
+
+    async def _build(self) -> None:
+        config, places = self.config, self.places
         self.store = await Store.open(database_file(config, places), backups_dir=places.backups_dir,
-                                      workspaces_dir=places.workspaces_dir,
-                                      workspaces_max=config.workspaces_max)  # fmt: skip
+                                      workspaces_dir=places.workspaces_dir, workspaces_max=config.workspaces_max,
+                                      is_in_use=self._predecessor is not None)  # fmt: skip
         self._resources.push_async_callback(self.store.close)
         self.launcher = await self._choose_launcher()
         self.keepers = WorkspaceKeepers(self.launcher, runtime_dir=places.runtime_dir, gateway_id=new_id(),
@@ -134,27 +182,14 @@ class Gateway:
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,
                                  spawn=self.spawn)  # fmt: skip
         self.idle = IdleWatch(self.sessions.live, IdleLimits.of(config.session), end=self.sessions.kill)
-        self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
                                   clone_seconds_max=config.clone_seconds_max)  # fmt: skip
+        self.elsewhere = Elsewhere(sessions=self.sessions, handover=self.handover, rows=self.store,
+                                   keepers=self.keepers, others=self.processes.others, spawn=self.spawn)  # fmt: skip
+        self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions, elsewhere=self.elsewhere)
         self.upkeep = self._build_upkeep()
         self._resources.push_async_callback(self.upkeep.stop, STOP_SECONDS)
-        self.upkeep.start()  # before the adoption, which it counts
-        await self.handover.adopt_all()
-        await remove_half_made(places.workspaces_dir)
-        await self._listen(host_keys)
-        self.screens.start()
-        self._long_lived.append(self.spawn(self._flush_activity(), "flush-activity"))
-        self._long_lived.append(self.spawn(self.idle.run(self.config.session.idle_check_seconds), "idle"))
-        # What is there now stays. Without this, each full collection looks at 80,000 objects of modules and classes,
-        # and every session stands still for 20 ms.
-        gc.freeze()
-        self.state = GatewayState.SERVING
-        notify.ready()
-        log_event(Event.GATEWAY_SERVING, ssh=str(self.ssh_address), http=str(self.http_address),
-                  isolation=self.launcher.name, start_ms=round((time.monotonic() - started) * 1000),
-                  )  # fmt: skip
 
     async def _choose_launcher(self) -> KeeperLauncher:
         config, places = self.config, self.places
@@ -187,31 +222,23 @@ class Gateway:
             ),
         )
 
-    async def _listen(self, host_keys: list[Any]) -> None:
-        """HTTP first: by the time SSH accepts a forward, the port that forwards must never reach is known."""
+    async def _build_doors(self, host_keys: list[Any]) -> None:
+        """By the time a forward is accepted, the ports that forwards must never reach are known."""
         forwards = Forwards(keepers=self.keepers, launcher=self.launcher,
                             keeper_idle_seconds=self.config.session.keeper_idle_seconds)  # fmt: skip
-        agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
-        self._resources.callback(agents.close)
-        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, agents=agents,
+        forwards.gateway_pids = lambda: (os.getpid(), *self.processes.others())
+        self.agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
+        self._resources.callback(self.agents.close)
+        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, agents=self.agents,
                               displays=self.displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
-        admin = AdminServer(self.config.http.listen, self.upkeep, host_names=self.config.http.host_names)
-        await admin.start()
-        self._resources.push_async_callback(admin.stop)
-        self.http_address = admin.addresses[0]
-        http_ports = frozenset(address.port for address in admin.addresses)
-        forwards.own_ports = OwnPorts(closed=http_ports)
         control = ControlServer(self.places.control_socket, runner(self._services()))
-        control.open()
-        self._resources.callback(control.close)
-        self._long_lived.append(self.spawn(control.serve(), "control"))
-        inherited = notify.passed_listener("ssh")
-        await self.ssh.listen(socket.socket(fileno=inherited) if inherited is not None else None)
-        self._resources.callback(self.ssh.stop_listening)
-        host, port = self.ssh.address
-        self.ssh_address = Address(host=host, port=port)
-        forwards.own_ports = OwnPorts(closed=http_ports, ssh=frozenset({port}))
+        self.doors = Doors(self.config, ssh=self.ssh, control=control, status=self.upkeep)
+        self._resources.push_async_callback(self.doors.close)
+        await self.doors.bind(self._predecessor)
+        self.http_address, self.ssh_address = self.doors.http_addresses[0], self.doors.ssh_address
+        http_ports = frozenset(address.port for address in self.doors.http_addresses)
+        forwards.own_ports = OwnPorts(closed=http_ports, ssh=frozenset({self.ssh_address.port}))
 
     # ------------------------------------------------------------------------------------------------- serve
 
@@ -226,6 +253,8 @@ class Gateway:
         self._is_ending_all = self._is_ending_all or end_all
         if self._stop_asked.is_set():
             self.handover.hurry()
+            if self.state is GatewayState.DRAINING and not self.was_replaced:
+                self.processes.ask_others_to_stop()
         self._stop_asked.set()
 
     async def begin_stop(self, end_all: bool) -> StopBegun:
@@ -243,8 +272,9 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop, disconnect=self.ssh.disconnect_key, ends_at=self.idle.ends_at,
-                        shells=installed_shells, way_in=self._way_into, own_name=own_name)  # fmt: skip
+                        stop=self.begin_stop, reload=self.reload, disconnect=self.ssh.disconnect_key,
+                        ends_at=self.idle.ends_at, shells=installed_shells, way_in=self._way_into,
+                        own_name=own_name)  # fmt: skip
 
     async def _way_into(self, workspace: Workspace) -> WayIn:
         return way_into(workspace, self.ssh_address, tree=self.launcher.inside(workspace).tree, places=self.places,
@@ -286,15 +316,112 @@ class Gateway:
             for live in self.sessions.live()
         )
 
+    async def _watch_others(self) -> None:
+        """What those do that were replaced, as far as nobody tells us."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await self.elsewhere.look()
+            self.agents.reclaim()
+
+    # --------------------------------------------------------------------------------------------- reload, retire
+
+    async def reload(self, say: Callable[[str], Awaitable[None]]) -> None:
+        """For `homeport reload`: have this program executed anew, and replaced by that. Raises CommandRefused with the
+        reason; then nothing has changed. Goes on if whoever asked leaves."""
+        if self.why_no_reload:
+            raise CommandRefused(self.why_no_reload)
+        if self._reload is not None or self.state is not GatewayState.SERVING:
+            raise CommandRefused("the gateway is being replaced or stopped already")
+        self._reload = asyncio.create_task(self._be_replaced(), name="reload")
+        self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged, and told who waits
+        try:
+            pid = await asyncio.shield(self._reload)
+        finally:
+            if self.state is GatewayState.SERVING and self._reload.done():
+                self._reload = None
+        count = self.ssh.connection_count
+        rest = f"; this one, {os.getpid()}, serves on until its {count} connections have ended" if count else ""
+        await say(f"replaced by process {pid}{rest}")
+
+    async def _be_replaced(self) -> int:
+        doors = self.doors.doors()
+        try:
+            successor = await Successor.start(doors, lock_fd=self._lock.fileno())
+        finally:
+            for door in doors:
+                door.socket.close()
+        has_shut = False
+        try:
+            ready = await successor.until("ready", READY_SECONDS)
+            has_shut = True
+            await self._step_aside()
+            await successor.go()
+            await successor.until("serving", SERVING_SECONDS)
+        except BaseException as error:
+            log_warning(Event.GATEWAY_WARNED, reason=f"reload failed: {error}")
+            await successor.abandon()
+            if has_shut:
+                await self._step_back()
+            raise
+        log_event(Event.GATEWAY_REPLACED, pid=successor.pid, version=ready.get("version"),
+                  connection_count=self.ssh.connection_count)  # fmt: skip
+        await self._retire(successor)
+        return successor.pid
+
+    async def _step_aside(self) -> None:
+        """Whoever comes waits in the kernel's queues from here on; terminals that nobody looks at are to be adopted."""
+        self.elsewhere.pause()
+        self.doors.shut()
+        await self.upkeep.stop(STOP_SECONDS)
+        await self.handover.release_detached()
+
+    async def _step_back(self) -> None:
+        """The new one came to nothing, and is gone."""
+        self._lock.sign()
+        self.upkeep.start()
+        await self.handover.adopt_all()
+        self.elsewhere.begin()
+        await self.doors.open_again()
+
+    async def _retire(self, successor: Successor) -> None:
+        self.state = GatewayState.RETIRED
+        self.elsewhere.is_retired = True
+        self._lock.release()
+        await self.doors.leave()
+        await asyncio.to_thread(notify.replaced_by, successor.pid)
+        successor.let_go()
+
+        def look() -> None:
+            successor.reap()
+            self.agents.reclaim()
+
+        retirement = Retirement(sessions=self.sessions, handover=self.handover, connections=self.ssh, store=self.store,
+                                commands_running=lambda: self.doors.control.caller_count, look=look,
+                                drain_seconds=self.config.session.reload_drain_seconds)  # fmt: skip
+        self._long_lived.append(self.spawn(self._retired(retirement), "retirement"))
+
+    async def _retired(self, retirement: Retirement) -> None:
+        try:
+            await retirement.run()
+        finally:
+            self._stop_asked.set()
+
     # ------------------------------------------------------------------------------------------ drain, stop
 
     async def _stop(self) -> None:
         """In the order of the module's docstring. Also undoes a start that failed half-way."""
-        was_serving, self.state = self.state is GatewayState.SERVING, GatewayState.DRAINING
+        if self._reload is not None and not self._reload.done():
+            self._reload.cancel()
+            await asyncio.wait({self._reload})
+        self.was_replaced = self.state is GatewayState.RETIRED
+        was_serving = self.state in (GatewayState.SERVING, GatewayState.RETIRED)
+        self.state = GatewayState.DRAINING
         try:
             if was_serving:
                 log_event(Event.GATEWAY_DRAINING, session_count=len(self.sessions.live()))
-                notify.stopping()
+                if not self.was_replaced:
+                    notify.stopping()
+                    self.processes.ask_others_to_stop()
                 await self._drain_in_time()
         finally:
             for task in self._long_lived:
@@ -319,8 +446,10 @@ class Gateway:
             log_warning(Event.GATEWAY_WARNED, reason="draining took too long; what is left goes on without us")
 
     async def _drain(self) -> None:
+        self.elsewhere.pause()
         self.ssh.stop_listening()
         if self._is_ending_all:
+            await others_gone(self.processes)  # their terminals are their keepers' by then, and end with those
             self.sessions.all_end_now()
             await self.programs.end_everything()
         await self.handover.drain()
@@ -330,6 +459,8 @@ class Gateway:
                 await self.handover.wait_ended()
         except TimeoutError:
             log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")
+        if not self.was_replaced:
+            await others_gone(self.processes)
 
 
 def _take_all_descriptors() -> None:
@@ -347,8 +478,8 @@ async def _contained(coroutine: Coroutine[Any, Any, None], name: str) -> None:
         log_failure(Event.TASK_FAILED, task=name)
 
 
-async def serve(config: Config, places: Places) -> int:
-    """`homeport serve`: the exit status of the process."""
-    async with Gateway.running(config, places) as gateway:
+async def serve(config: Config, places: Places, predecessor: Predecessor | None = None) -> bool:
+    """`homeport serve`, until it is stopped. True: another process has replaced this one, and may serve on."""
+    async with Gateway.running(config, places, predecessor) as gateway:
         await gateway.serve_until_stopped()
-    return 0
+    return gateway.was_replaced

@@ -112,6 +112,9 @@ class HttpSettings(_Section):
 class SessionSettings(_Section):
     # How long programs without a terminal may go on after SIGTERM before their connections are closed.
     drain_seconds: float = Field(default=5, ge=0, le=3600)
+    # How long a gateway that was replaced (`homeport reload`) serves the connections it has. Nobody waits for it, and
+    # an editor's window is open all day.
+    reload_drain_seconds: float = Field(default=24 * 3600, ge=0, le=30 * 24 * 3600)
     # Activity (bytes, last use) is written in one batch this often: a write per keystroke would keep the disk busy.
     activity_flush_seconds: float = Field(default=15, gt=0)
     # A keeper with nothing left to keep ends after this long.

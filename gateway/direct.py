@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 
 from gateway.caller_keys import TRIAL_KEY
 from gateway.config import Config, config_file, load_config
+from gateway.errors import CommandRefused
 from gateway.ids import new_id
 from gateway.interfaces import Keepers, Workspace
 from gateway.launchers.choose import choose_launcher
@@ -25,6 +26,7 @@ from gateway.lobby.run import run_command
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import set_up_logging
 from gateway.privileges import become
+from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import Archive
 from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
 from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
@@ -105,12 +107,17 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         recordings=ArchiveShelf(Archive(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir)),
         backup=backups.make,
         stop=on_demand.stop,
+        reload=_refuse_reload,
         disconnect=lambda fingerprint: 0,  # no gateway, no connections
         ends_at=dict,  # and nobody who would end an idle session
         shells=installed_shells,
         way_in=on_demand.way_into,
         own_name=own_name,
     )
+
+
+async def _refuse_reload(say: object) -> None:
+    raise CommandRefused("no gateway is running; start it with: homeport serve")
 
 
 class _OnDemand:
@@ -134,6 +141,10 @@ class _OnDemand:
         return await (await self._programs()).programs_in(workspace_id)
 
     async def stop(self, ends_programs: bool) -> StopBegun:
+        processes = GatewayProcesses(self._places.gateways_dir)
+        # Replaced ones, whose successor was killed: nobody else would tell them.
+        if processes.ask_others_to_stop():
+            await others_gone(processes)
         return await (await self._programs()).stop_without_gateway(ends_programs)
 
     async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:

@@ -13,6 +13,7 @@ from enum import StrEnum
 class Event(StrEnum):
     GATEWAY_STARTED = "gateway.started"
     GATEWAY_SERVING = "gateway.serving"
+    GATEWAY_REPLACED = "gateway.replaced"
     GATEWAY_DRAINING = "gateway.draining"
     GATEWAY_STOPPED = "gateway.stopped"
     GATEWAY_WARNED = "gateway.warned"
@@ -29,6 +30,7 @@ class Event(StrEnum):
     SESSION_ATTACHED = "session.attached"
     SESSION_DETACHED = "session.detached"
     SESSION_ADOPTED = "session.adopted"
+    SESSION_WANTED = "session.wanted"
     SESSION_ENDED = "session.ended"
     SESSION_WARNED = "session.warned"  # it will end for want of use
     SESSION_EXPIRED = "session.expired"  # it is being ended for want of use

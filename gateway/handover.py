@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.errors import KeeperGone, KeeperRefused
 from gateway.events import Event
@@ -28,6 +29,11 @@ from gateway.log import log_event, log_failure, log_warning
 from gateway.session import SessionState
 from gateway.sessions import Sessions, Spawn, log_ended, tell_keeper
 from gateway.terminal_session import TerminalSession
+
+# Programs of one keeper: far below the requests it lets wait, enough to keep the database's writer busy meanwhile.
+ADOPTED_AT_ONCE = 64
+
+T = TypeVar("T")
 
 
 class HandoverStore(Protocol):
@@ -63,36 +69,63 @@ class Handover:
         self._recordings = recordings
         self._drain_seconds = drain_seconds
         self._spawn = spawn
+        self._turns: dict[str, asyncio.Lock] = {}  # by workspace
         self._is_in_hurry = False  # asked to stop a second time: wait for nobody
 
     # ------------------------------------------------------------------------------------------------ adopting
 
     async def adopt_all(self) -> None:
-        """Take over what an earlier gateway left: running terminals, exits that were not written down, lost rows."""
+        """At the start: take over what an earlier gateway left: running terminals, exits that were not written down,
+        lost rows. What another gateway has that still lives is left to it."""
         rows = {row.id: row for row in await self._store.sessions_left_open()}
-        for keeper in await self._keepers.find():
-            workspace = await self._store.workspace(keeper.workspace_id)
-            if workspace is None:
-                log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace; ending it")
-                await tell_keeper(keeper.terminate())
-                continue
-            try:
-                for kept in await keeper.list():
-                    await self._take(keeper, workspace, kept, rows)
-            except (KeeperGone, KeeperRefused) as error:  # then its rows are lost, below; the others are not
-                log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
+        elsewhere: set[str] = set()
+        async with asyncio.TaskGroup() as group:
+            for keeper in await self._keepers.find():
+                group.create_task(self._adopt_from(keeper, rows, elsewhere), name=f"adopt:{keeper.workspace_id}")
         for row in rows.values():
-            await self._end_row(row)
-        recorded = frozenset(live.session.session_id for live in self._sessions.live() if live.recorder is not None)
-        await self._recordings.finish_left_over(recorded)
+            if row.id not in elsewhere:
+                await self._end_row(row)
+        recorded = {live.session.session_id for live in self._sessions.live() if live.recorder is not None}
+        await self._recordings.finish_left_over(frozenset(recorded | elsewhere))
+
+    async def adopt_unowned(self, keepers: Iterable[Keeper]) -> None:
+        """Later on: what other gateways have released, or lost. One look at each keeper, and at the rows only if there
+        is something to take."""
+        for keeper in keepers:
+            with contextlib.suppress(KeeperGone, KeeperRefused):
+                if any(self._is_free(kept) for kept in await keeper.list()):
+                    rows = {row.id: row for row in await self._store.sessions_left_open()}
+                    await self._adopt_from(keeper, rows, set())
+
+    def _is_free(self, kept: KeptProgram) -> bool:
+        return not kept.is_owned and self._sessions.get(kept.session_id) is None
+
+    async def _adopt_from(self, keeper: Keeper, rows: dict[str, SessionRow], elsewhere: set[str]) -> None:
+        """Takes the rows of what was adopted out of `rows`; `elsewhere` gets what other gateways have."""
+        workspace = await self._store.workspace(keeper.workspace_id)
+        # One at a time: two would both ask for the same programs, and the second be refused.
+        async with self._turns.setdefault(keeper.workspace_id, asyncio.Lock()):
+            try:
+                kept_programs = await keeper.list()
+                owned = {kept.session_id for kept in kept_programs if kept.is_owned}
+                elsewhere |= owned
+                if workspace is None and not owned:  # else another gateway is just making it
+                    log_warning(Event.KEEPER_FOUND, workspace_id=keeper.workspace_id, reason="no such workspace")
+                    await tell_keeper(keeper.terminate())
+                elif workspace is not None:
+                    free = [kept for kept in kept_programs if self._is_free(kept)]
+                    for few in batched(free, ADOPTED_AT_ONCE):
+                        async with asyncio.TaskGroup() as group:
+                            for kept in few:
+                                group.create_task(self._take(keeper, workspace, kept, rows))
+            except (KeeperGone, KeeperRefused) as error:  # then its rows are lost; the others are not
+                log_warning(Event.KEEPER_MISBEHAVED, workspace_id=keeper.workspace_id, reason=str(error))
 
     async def _take(self, keeper: Keeper, workspace: Workspace, kept: KeptProgram, rows: dict[str, SessionRow]) -> None:
         """Adopt one program or let it go; one that cannot be had must not keep the others from us."""
         row = rows.get(kept.session_id)
         try:
-            if kept.is_owned:
-                rows.pop(kept.session_id, None)  # another gateway drains; it writes this row
-            elif row is not None and (kept.is_terminal or kept.exit is not None):
+            if row is not None and (kept.is_terminal or kept.exit is not None):
                 await self._adopt(keeper, workspace, kept, row)
                 del rows[kept.session_id]
             else:
@@ -100,11 +133,14 @@ class Handover:
                 # can be given their output; what still runs is a background job now, and its row ends as lost.
                 if row is None:
                     await keeper.hang_up(kept.session_id)
+                else:
+                    await self._end_row(row)
+                    del rows[kept.session_id]
                 await keeper.forget(kept.session_id)
         except KeeperRefused as error:
             log_warning(Event.KEEPER_MISBEHAVED, workspace=workspace.name, reason=str(error))
         except KeeperGone:
-            raise
+            return  # and whoever goes on with it hears so himself
         except Exception:
             log_failure(Event.SESSION_FAILED, session_id=kept.session_id, reason="adoption")
 
@@ -153,14 +189,7 @@ class Handover:
         self._sessions.is_draining = True
         self._sessions.jobs.close()
         await self._wait_for_pipes()
-        try:
-            await self._sessions.flush_activity()
-        except Exception:
-            log_failure(Event.STORE_FAILED, reason="activity")
-        # All at once: keepers that do not answer cost their deadline once, not once a session.
-        async with asyncio.TaskGroup() as group:
-            for live in self._sessions.live():
-                group.create_task(self._release(live), name=f"release:{live.session.session_id}")
+        await self._release_all(self._sessions.live(), "the gateway is stopping; this shell goes on running")
 
     def hurry(self) -> None:
         """Wait for nobody any more."""
@@ -183,19 +212,40 @@ class Handover:
                     self._sessions.changed.clear()
                     await self._sessions.changed.wait()
 
-    async def _release(self, live: Live) -> None:
+    async def release_detached(self) -> None:
+        """Give those terminals back that nobody looks at; who does, is served on."""
+        waiting = [live for live in self._sessions.live() if live.is_kept and live.terminal and not live.is_attached]
+        if waiting:
+            await self._release_all(waiting, "")
+
+    async def release(self, live: Live, text: str) -> None:
+        """Give one back, whoever looks at it; they are told."""
+        await self._release_all([live], text)
+
+    async def _release_all(self, sessions: list[Live], text: str) -> None:
+        """All at once: keepers that do not answer cost their deadline once, not once a session."""
+        try:
+            await self._sessions.flush_activity()
+        except Exception:
+            log_failure(Event.STORE_FAILED, reason="activity")
+        async with asyncio.TaskGroup() as group:
+            for live in sessions:
+                group.create_task(self._release(live, text), name=f"release:{live.session.session_id}")
+
+    async def _release(self, live: Live, text: str) -> None:
         session = live.session
-        if session.state is SessionState.ENDED:
-            return  # it is being written down
+        if session.state in (SessionState.ENDED, SessionState.RELEASED):
+            return  # it is being written down, or on its way already
         is_terminal = live.terminal is not None
-        self._sessions.give_up(live, "the gateway is stopping; this shell goes on running")
+        self._sessions.give_up(live, text)
         try:
             if live.row is not None:
                 await live.row
             if live.recorder is not None and is_terminal:
-                await live.keeper.release(session.session_id)
+                # Spool and row before the terminal: whoever adopts that writes on in both.
                 await live.recorder.close(is_final=False)
                 await self._store.mark_paused(session.session_id)
+                await live.keeper.release(session.session_id)
             else:  # on pipes, or without its terminal: nobody can be given its output any more
                 live.end_reason = EndReason.SHUTDOWN
                 if live.recorder is not None:
@@ -208,3 +258,7 @@ class Handover:
             log_warning(Event.KEEPER_MISBEHAVED, session_id=session.session_id, reason=str(error))
         except Exception:
             log_failure(Event.SESSION_FAILED, session_id=session.session_id, reason="release")
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

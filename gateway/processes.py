@@ -1,17 +1,21 @@
 """Which gateway processes of one state live: the one that serves, and those it replaced, which serve on what they have.
 
 Each holds a locked file, `gateways/<pid>` in the runtime directory. The kernel frees the lock when the process ends,
-however it ends, so the files tell the truth after any crash, to every gateway and to the command line. Every call is
-short; none waits.
+however it ends, so the files tell the truth after any crash, to every gateway and to the command line.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import signal
 from pathlib import Path
+
+# How long those that were asked to stop may take (they drain as we do), and how often we look.
+OTHERS_SECONDS = 20.0
+OTHERS_POLL_SECONDS = 0.05
 
 
 class GatewayProcesses:
@@ -79,3 +83,11 @@ class GatewayProcesses:
             return False
         finally:
             os.close(fd)
+
+
+async def others_gone(processes: GatewayProcesses) -> None:
+    """Wait until all others have ended, but not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(OTHERS_SECONDS):
+            while processes.others():  # noqa: ASYNC110 (no event comes from another process)
+                await asyncio.sleep(OTHERS_POLL_SECONDS)

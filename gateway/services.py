@@ -115,17 +115,35 @@ class ArchiveShelf:
         _refuse_damage(reader.damage)
 
 
+class SessionsElsewhere(Protocol):
+    """Those of gateways that were replaced and serve on (elsewhere.py)."""
+
+    async def end(self, session_id: str) -> bool:
+        """False: none of them has it."""
+        ...
+
+
 class Programs:
     """Implements the lobby's SessionControl over the keepers, with or without a gateway's own sessions beside them."""
 
-    def __init__(self, *, rows: SessionRows, keepers: Keepers, live: LiveSessions | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rows: SessionRows,
+        keepers: Keepers,
+        live: LiveSessions | None = None,
+        elsewhere: SessionsElsewhere | None = None,
+    ) -> None:
         self._rows = rows
         self._keepers = keepers
         self._live = live
+        self._elsewhere = elsewhere
 
     async def kill(self, session_id: str) -> None:
         if self._live is not None and await self._live.kill(session_id):
             return  # its own task sees the end and writes it down
+        if self._elsewhere is not None and await self._elsewhere.end(session_id):
+            return  # whoever has it does the same
         for keeper in self._keepers.running():
             with contextlib.suppress(KeeperGone):  # gone: so is the program
                 if any(kept.session_id == session_id for kept in await keeper.list()):

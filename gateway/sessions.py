@@ -111,8 +111,10 @@ class Sessions:
         self.jobs = JobWatch(self._rows.job, spawn)
         # Before a client is given a session: take over what nobody owns (handover.py).
         self.adopt_unowned: Callable[[Workspace], Awaitable[None]] | None = None
+        # Where none was found: ask another gateway, which was replaced, for one. True: look again.
+        self.fetch: Callable[[Workspace, str | None, str], Awaitable[bool]] | None = None
         self.is_draining = False
-        self.changed = asyncio.Event()  # set whenever a session is gone from `live`
+        self.changed = asyncio.Event()  # set whenever a session is gone from `live`, or nobody looks at it any more
 
     # ------------------------------------------------------------------------------------------ one session
 
@@ -153,6 +155,9 @@ class Sessions:
             if self.adopt_unowned is not None:
                 await self.adopt_unowned(workspace)
             found = await self._attaching.find(workspace.id, wish, request)
+            fetch = self.fetch
+            if found is None and fetch and await fetch(workspace, wish.name, request.principal.fingerprint):
+                found = await self._attaching.find(workspace.id, wish, request)
             if found is None and wish.name is not None:  # within the turn: the next to come shall find it
                 return await self._begin(request, channel, workspace, wish)
         if found is None:
@@ -254,7 +259,8 @@ class Sessions:
             session.say("the workspace's keeper ended, and this session with it")
         if live.recorder is not None:
             live.recorder.mark_exit(end)
-        is_abrupt = live.end_reason is not EndReason.EXIT or end.exit_code is None
+        # Commands are spared our tidying: nothing of ours on their streams.
+        is_abrupt = live.is_kept and (live.end_reason is not EndReason.EXIT or end.exit_code is None)
         session.finish(ProgramExit(signal=KEEPER_GONE_SIGNAL) if end == ProgramExit() else end, is_abrupt=is_abrupt)
         await self._write_end(live, end)
 
@@ -373,6 +379,7 @@ class Sessions:
             live.detached_at = datetime.now(UTC)
             self.keep_in_mind(live)
             self.jobs.detached(live)
+            self.changed.set()
             self._spawn(self._rows.paused(live), f"detach:{session_id}")
             return
         if live.end_reason is EndReason.EXIT:  # not when it is being killed
@@ -402,6 +409,9 @@ class Sessions:
         await tell_keeper(live.keeper.hang_up(live.session.session_id))
 
     # ------------------------------------------------------------------------------------ of all the sessions
+
+    def get(self, session_id: str) -> Live | None:
+        return self._live.get(session_id)
 
     def live(self) -> list[Live]:
         return list(self._live.values())

@@ -66,6 +66,9 @@ async def _run(config: Config, places: Places, caller: CallerKeys) -> Sequence[S
     """Serve until stopped; returns the sessions that go on without the gateway."""
     async with Gateway.running(config, places) as gateway:
         gateway.client_identity = caller.identity
+        gateway.why_no_reload = (
+            "this is a trial in front of a terminal: stop it with Ctrl-C and start it again; shells go on"
+        )
         said = await admit_caller(gateway.store, caller)
         launcher = gateway.launcher
         demo, problem = await have_demo(gateway.store, gateway.yard, gateway.keepers, launcher)

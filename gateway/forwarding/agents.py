@@ -13,6 +13,7 @@ was forwarded before that connection was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import struct
@@ -57,6 +58,11 @@ class AgentPath(Protocol):
 
     @property
     def is_published(self) -> bool: ...
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody listens there, neither we nor another gateway."""
+        ...
 
     def publish(self) -> socket.socket:
         """Listen there, whatever lies there. The caller owns the socket. Raises OSError."""
@@ -105,6 +111,12 @@ class Agents:
             del self._workspaces[workspace_id]
             workspace.close()
 
+    def reclaim(self) -> None:
+        """Another gateway may have had a path, and withdrawn from it when its last client left: ours answer again."""
+        for workspace in self._workspaces.values():
+            with contextlib.suppress(OSError):  # at the next look, perhaps
+                workspace.listen_if_free()
+
     def close(self) -> None:
         while self._workspaces:
             self._workspaces.popitem()[1].close()
@@ -151,6 +163,10 @@ class _Workspace:
         if self._acceptor is not None:
             self._acceptor.close()
         self._acceptor = Acceptor(listener, self._take)
+
+    def listen_if_free(self) -> None:
+        if self._path.is_free:
+            self.listen()
 
     def close(self) -> None:
         self._path.withdraw()

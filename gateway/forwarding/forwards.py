@@ -14,7 +14,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from gateway import access
@@ -96,6 +96,8 @@ class Forwards:
         self._keeper_idle_seconds = keeper_idle_seconds
         self._resolver = Resolver()
         self.own_ports = OwnPorts()  # known once they listen
+        # Of this state's gateways: one that was replaced still has sockets of its own.
+        self.gateway_pids: Callable[[], Collection[int]] = lambda: (os.getpid(),)
 
     async def dial(self, principal: Principal, workspace: Workspace, target: Target) -> socket.socket:
         """A connected, non-blocking socket. Raises LoginRefused, KeeperGone, KeeperRefused or OSError."""
@@ -143,7 +145,7 @@ class Forwards:
         sock = await keeper.unix_connection(self._inside(workspace, target))
         # By who listens, not by path: without walls a link or a mount may lead to the control socket or a forwarded
         # agent. A keeper's own socket does not take connections of this type (SOCK_SEQPACKET).
-        if _listener_pid(sock) == os.getpid():
+        if _listener_pid(sock) in self.gateway_pids():
             sock.close()
             _require(Decision.refuse("this socket belongs to the gateway"), target)
         return sock

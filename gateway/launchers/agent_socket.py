@@ -33,6 +33,11 @@ class AgentSocket:
         """Whether what lies there is ours."""
         return self._identity is not None and _identity(self._path) == self._identity
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody listens there: neither we, nor another gateway of this state."""
+        return not _is_listened_at(self._path)
+
     def publish(self) -> socket.socket:
         """Listen at the path, whatever lies there. The caller owns the socket. Raises OSError."""
         self._directory.mkdir(mode=0o700, exist_ok=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gateway.errors import CommandRefused
 from gateway.events import Event
+from gateway.forwarding.acceptor import Acceptor
 from gateway.lobby.command import EXIT_REFUSED
 from gateway.lobby.context import INPUT_MAX_BYTES, Input, Output
 from gateway.lobby.wire import (
@@ -36,7 +37,6 @@ CALLERS_MAX = 32
 REQUEST_SECONDS = 10  # a caller sends its request at once; one that does not is not ours
 STALL_SECONDS = 600  # `homeport rec export ID | less` waits for a reader's eyes, but not over lunch
 CLOSE_SECONDS = 5
-ACCEPT_PAUSE_SECONDS = 1
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
@@ -65,7 +65,19 @@ class ControlServer:
         self._callers_max = callers_max
         self._caller_count = 0
         self._listener: socket.socket | None = None
+        self._acceptor: Acceptor | None = None
         self._inode = 0
+
+    @property
+    def caller_count(self) -> int:
+        """Whose commands run."""
+        return self._caller_count
+
+    @property
+    def listening_socket(self) -> socket.socket:
+        """What it listens on, as a copy that the caller closes."""
+        assert self._listener is not None
+        return self._listener.dup()
 
     def open(self) -> None:
         """Bind. The caller holds the state's lock, so what lies at the path is left over from a gateway that died."""
@@ -84,27 +96,48 @@ class ControlServer:
             raise
         self._listener = listener
 
+    def inherit(self, listener: socket.socket) -> None:
+        """Go on with the socket of the gateway that this one replaces. Callers that wait at it are answered."""
+        # Again, though it listens: whoever connects is shown the process that did it last (unix(7), SO_PEERCRED).
+        listener.listen(_BACKLOG)
+        self._listener = listener
+
     async def serve(self) -> None:
         """Answer callers until cancelled; their commands are cancelled too, and heard out."""
         assert self._listener is not None, "open() comes first"
-        loop = asyncio.get_running_loop()
+        # Only now: a gateway that inherited it and came to nothing must not take it from the one that goes on.
+        self._inode = self._path.stat().st_ino
         try:
             async with asyncio.TaskGroup() as callers:
-                while True:
-                    try:
-                        connection, _ = await loop.sock_accept(self._listener)
-                    except OSError as error:  # out of descriptors or memory: others will give some back
-                        log_warning(Event.COMMAND_REFUSED, reason="accept_failed", detail=error.strerror)
-                        await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-                        continue
+
+                def admit(connection: socket.socket, _address: object) -> None:
                     callers.create_task(self._admit(connection), name="control:caller")
+
+                self._acceptor = Acceptor(self._listener, admit)
+                await asyncio.Event().wait()
         finally:
             self.close()
+
+    def pause(self) -> None:
+        """Leave callers in the kernel's queue; the commands that run go on."""
+        if self._acceptor is not None:
+            self._acceptor.pause()
+
+    def resume(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.resume()
+
+    def leave(self) -> None:
+        """The socket is another gateway's now. Commands that run here go on until `serve` is cancelled."""
+        self._inode = 0
+        self.close()
 
     def close(self) -> None:
         """Stop listening, and take the socket away if it is still ours (a successor may have put its own there)."""
         if self._listener is None:
             return
+        if self._acceptor is not None:
+            self._acceptor.close()
         self._listener.close()
         self._listener = None
         with contextlib.suppress(FileNotFoundError):

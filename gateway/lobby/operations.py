@@ -44,6 +44,12 @@ async def _stop(lobby: LobbyContext, args: Namespace) -> int:
     return EXIT_OK
 
 
+async def _reload(lobby: LobbyContext, args: Namespace) -> int:
+    await lobby.print("starting the new gateway; this one serves meanwhile")
+    await lobby.services.reload(lobby.print)
+    return EXIT_OK
+
+
 COMMANDS = (
     Command(
         name="backup now",
@@ -102,6 +108,25 @@ With --all they end as well, also when no gateway runs any more.
 examples:
   homeport stop
   homeport stop --all
+""",
+    ),
+    Command(
+        name="reload",
+        summary="upgrade the running gateway without closing a connection",
+        run=_reload,
+        on_host_only=True,
+        teaching="""
+For an upgrade, or a changed settings file. The program is executed anew and takes over
+the listening sockets, the sessions that wait, and the schedule; no connection is refused.
+Connections that are open stay with the old process, which ends when they have: commands,
+transfers, forwards, editors, terminals.
+
+If the new one does not start, its reason is printed, and the old one goes on as if
+nothing had been asked. A database upgrade that the old version cannot live with is such a
+reason: then restart. Variables of the environment are those of the first start.
+
+examples:
+  homeport reload
 """,
     ),
     Command(

@@ -169,6 +169,8 @@ class Services:
     recordings: RecordingShelf
     backup: Callable[[], Awaitable[BackupMade]]
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well
+    # Have another process of this program replace the gateway; the argument takes lines on how far it is.
+    reload: Callable[[Callable[[str], Awaitable[None]]], Awaitable[None]]
     disconnect: Callable[[str], int]  # close the connections a key (by fingerprint) has open; how many there were
     ends_at: Callable[[], Mapping[str, datetime]]  # sessions that end for want of use, and when
     shells: Callable[[], Sequence[str]]  # installed login shells, as paths, the usual one first

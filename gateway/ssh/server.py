@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import asyncssh
@@ -12,7 +12,7 @@ from asyncssh.connection import SSHServerConnectionOptions
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 
 from gateway import __version__
-from gateway.config import SshSettings
+from gateway.config import Address, SshSettings
 from gateway.errors import StartRefused
 from gateway.events import Event
 from gateway.forwarding.agents import AgentForwarder
@@ -73,7 +73,7 @@ class SshServer:
         self._connections: set[Connection] = set()
         self._all_ended = asyncio.Event()
         self._all_ended.set()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self.find_key = gatehouse.find_key
 
     @property
@@ -83,12 +83,23 @@ class SshServer:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens; tells the port the kernel chose for port 0."""
-        assert self._listener is not None
-        name = self._listener.sockets[0].getsockname()
+        name = self._listeners[0].sockets[0].getsockname()
         return name[0], name[1]
 
-    async def listen(self, inherited: socket.socket | None = None) -> None:
-        """Begin to accept. `inherited` is a listening socket from systemd. Raises StartRefused with the fix."""
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, as copies that the caller closes."""
+        return [sock.dup() for listener in self._listeners for sock in listener.sockets]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """Of the keys that are logged in."""
+        principals = (connection.login.principal for connection in self._connections)
+        return {principal.fingerprint for principal in principals if principal is not None}
+
+    async def bind(self, inherited: Sequence[socket.socket] = ()) -> None:
+        """Have the address, and accept nothing yet. `inherited`: listening sockets of systemd, or of the gateway that
+        this one replaces. Raises StartRefused with the fix."""
         loop = asyncio.get_running_loop()
         options = await self._options()
         where = self.settings.listen
@@ -96,12 +107,14 @@ class SshServer:
         def accept() -> Connection:
             return Connection(loop, options, self)
 
-        if inherited is not None:
-            self._listener = await loop.create_server(accept, sock=inherited, backlog=BACKLOG)
+        if inherited:
+            self._listeners = [
+                await loop.create_server(accept, sock=sock, backlog=BACKLOG, start_serving=False) for sock in inherited
+            ]
             return
         try:
-            self._listener = await loop.create_server(
-                accept, where.host, where.port, backlog=BACKLOG, reuse_address=True
+            listener = await loop.create_server(
+                accept, where.host, where.port, backlog=BACKLOG, reuse_address=True, start_serving=False
             )
         except PermissionError:
             raise StartRefused(
@@ -109,10 +122,16 @@ class SshServer:
                 "or choose another with HOMEPORT_SSH_LISTEN"
             ) from None
         except OSError as error:
-            raise StartRefused(
-                f"cannot listen for SSH on {where} ({error.strerror or error}); is another server there? "
-                "choose another with HOMEPORT_SSH_LISTEN=127.0.0.1:2223"
-            ) from None
+            raise StartRefused(_cannot_listen(where, error)) from None
+        self._listeners = [listener]
+
+    async def listen(self) -> None:
+        """Begin to accept. Raises StartRefused."""
+        for listener in self._listeners:
+            try:
+                await listener.start_serving()
+            except OSError as error:  # bound beside another that reuses the address; only listening tells
+                raise StartRefused(_cannot_listen(self.settings.listen, error)) from None
 
     async def _options(self) -> SSHServerConnectionOptions:
         settings = self.settings
@@ -150,8 +169,9 @@ class SshServer:
         return options
 
     def stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        """Whoever was accepted is served; others wait in the kernel's queue as long as somebody has a copy of it."""
+        for listener in self._listeners:
+            listener.close()
 
     async def close_connections(self, reason: str) -> None:
         """Say goodbye to every client and wait until their connections are gone."""
@@ -216,6 +236,13 @@ class SshServer:
 
     def serve_session(self, request: SessionRequest, channel: SessionChannel) -> None:
         self.spawn(self.gatehouse.serve_session(request, channel), f"session:{request.session_id}")
+
+
+def _cannot_listen(where: Address, error: OSError) -> str:
+    return (
+        f"cannot listen for SSH on {where} ({error.strerror or error}); is another server there? choose another with "
+        "HOMEPORT_SSH_LISTEN=127.0.0.1:2223"
+    )
 
 
 class _Owner(asyncssh.SSHServer):

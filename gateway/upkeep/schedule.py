@@ -88,7 +88,8 @@ class Schedule:
         self._is_stopping = False
 
     def start(self) -> None:
-        """Begin. What was missed while the gateway was off is caught up in the background."""
+        """Begin, or begin again after `stop`. What was missed meanwhile is caught up in the background."""
+        self._is_stopping = False
         self._set_crons()
         self._clock_watch = asyncio.create_task(self._watch_clock(), name="schedule:clock")
 

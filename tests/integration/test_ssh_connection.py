@@ -141,6 +141,7 @@ async def open_house(gatehouse: Gatehouse | None = None, **settings: object) -> 
             gatehouse=gatehouse,
             spawn=lambda coroutine, name: tasks.create_task(coroutine, name=name),
         )
+        await server.bind()
         await server.listen()
         try:
             yield House(server, gatehouse)

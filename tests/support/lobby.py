@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -256,6 +256,9 @@ class FakeLobby:
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
+    async def reload(self, say: Callable[[str], Awaitable[None]]) -> None:
+        await say("replaced by process 4711")
+
     def services(self) -> Services:
         async def backup() -> Backup:
             return Backup()
@@ -276,6 +279,7 @@ class FakeLobby:
             recordings=self.shelf,
             backup=backup,
             stop=stop,
+            reload=self.reload,
             disconnect=lambda fingerprint: self.connection_count,
             ends_at=lambda: self.ends_at,
             shells=lambda: self.shells,
