@@ -20,8 +20,10 @@ from typing import Any, Protocol
 from gateway.interfaces import SessionKind
 
 LOOK_SECONDS = 1.0
-# One job after the other, as in a loop, is not a row each.
-RENAMED_AFTER = timedelta(minutes=1)
+# A job that follows another is written down after this, the next one after twice as long, and so on up to a bound: in
+# a loop of jobs each of them would be a write.
+RENAMED_AFTER = timedelta(seconds=2)
+RENAMED_AFTER_MAX = timedelta(minutes=5)
 # Somebody may detach a thousand sessions; the names of their jobs are worth a look each, not a search.
 CHILDREN_MAX = 64
 UNNAMED = "a program"
@@ -153,8 +155,9 @@ class JobWatch:
                 self._write_down(session, watched, now)
             elif found.job not in _SHELLS_THAT_EDIT:  # between two jobs the shell itself is in front
                 session.job = found.job
-                if watched.written != found.job and now - watched.written_at > RENAMED_AFTER:
+                if watched.written != found.job and now - watched.written_at >= watched.patience:
                     self._write_down(session, watched, now)
+                    watched.patience = min(watched.patience * 2, RENAMED_AFTER_MAX)
             return True
         if session.job is None or session.job_ended_at is not None:
             return False
@@ -185,6 +188,7 @@ class _Watched:
     session: WatchedSession
     written: str | None  # the job that is written down, and when it was
     written_at: datetime
+    patience: timedelta = RENAMED_AFTER
     prompt_seen_at: datetime | None = None
 
 

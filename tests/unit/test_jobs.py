@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +259,15 @@ async def test_the_job_that_goes_on_is_the_one_that_is_listed(rig: Rig) -> None:
         rig.now_in_front[7] = Foreground(job)
         await rig.looks(2)
     assert rig.notes == []
-    rig.time = NOON + jobs.RENAMED_AFTER * 2
+    rig.time += jobs.RENAMED_AFTER
     await rig.looks(3)
     assert rig.notes == [("s1", "all-night", None)]
+    for second in range(3600):
+        rig.time += timedelta(seconds=1)
+        rig.now_in_front[7] = Foreground(f"step-{second}")
+        rig.watch._look()
+    assert len(rig.notes) < 25
+    rig.watch.close()
 
 
 async def test_a_shell_that_may_be_between_two_jobs_is_looked_at_twice(rig: Rig) -> None:
