@@ -349,9 +349,26 @@ async def test_killed_during_a_painting_the_client_gets_lines_at_once_and_the_ne
     await recorder.close(is_final=True)
 
 
-async def test_stopped_it_is_replaced(
-    recordings: FileRecordings, service: ScreenService, logged: list[tuple[Event, dict[str, object]]]
+async def test_being_killed_from_outside_is_held_against_no_session(
+    recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(screens, "_RESTART_SECONDS_MAX", 0.0)
+    recorder = recorder_of(recordings)
+    recorder.append(b"hello")
+    for _ in range(screens.STRIKES_MAX + 1):
+        await painted_exactly(service, recorder)
+        child = await running_process(service)
+        os.kill(child.pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
+        await assert_fallback(service, recorder, b"hello")
+    assert await painted_exactly(service, recorder) == painting_of(b"hello")
+    await recorder.close(is_final=True)
+
+
+async def test_stopped_it_is_replaced(
+    recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "SILENCE_SECONDS_MAX", 1.0)
     recorder = recorder_of(recordings)
     recorder.append(b"hello")
     await painted_exactly(service, recorder)
@@ -398,7 +415,7 @@ POISON = (
     process._FIND_US
     + """
 from gateway.recording.screen import model, worker
-worker.STEP_SECONDS_MAX = 0.5
+worker.STEP_CPU_SECONDS_MAX = 0.5
 feed = model.Screen.feed
 def poisoned(self, data):
     if b"CRASH" in data:
@@ -413,7 +430,7 @@ worker.main()
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
-async def test_a_session_that_ends_the_process_twice_is_not_shown_to_it_again(
+async def test_a_session_that_crashes_the_process_twice_is_not_shown_to_it_again(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, poison: bytes,
     logged: list[tuple[Event, dict[str, object]]],
 ) -> None:  # fmt: skip

@@ -10,6 +10,7 @@ import array
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,12 +18,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.recording.screen import protocol
-from gateway.recording.screen.protocol import DESCRIPTORS_MAX, READY_ID, Reply, ReplyWrong, Request, Verb
+from gateway.recording.screen.protocol import (
+    DESCRIPTORS_MAX,
+    NO_LIBRARY_STATUS,
+    READY_ID,
+    Reply,
+    ReplyWrong,
+    Request,
+    Verb,
+)
 
 # Measured: 0.3 s. Far more on a machine that is busy starting; afterwards it is taken for broken.
 START_SECONDS_MAX = 20.0
-# Work is cut into steps of milliseconds, so a process that is silent this long hangs, or was stopped.
-SILENCE_SECONDS_MAX = 2.0
+# Work is cut into steps of milliseconds, and a library that hangs is ended from within (worker.py). A process that is
+# silent for longer was stopped, or waits for a disk that does not answer.
+SILENCE_SECONDS_MAX = 6.0
+# How it ends when the library fails in it, and not when somebody ends it.
+_CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE, -signal.SIGTRAP, -signal.SIGABRT,
+            -signal.SIGPROF, 1}  # fmt: skip
 _WATCH_SECONDS = 0.25
 _END_SECONDS = 5.0
 _MESSAGE_BYTES = 1024  # of a reply: its head and text
@@ -102,7 +115,7 @@ class ScreensProcess:
             self._watch_soon()
 
     def request_in_hand(self) -> int:
-        """The id of the request it worked on last, 0 for none; after its end, the one it died of."""
+        """The id of the request it works on, 0 for none; after its end, of the one it was at. Not once it is closed."""
         return int.from_bytes(os.pread(self._note_fd, _NOTE_BYTES, 0), "little")
 
     def end(self, reason: str) -> None:
@@ -114,15 +127,25 @@ class ScreensProcess:
             if self._watch is not None:
                 self._watch.cancel()
 
-    async def close(self) -> int | None:
-        """End it for good and reap it. Returns how it ended (see subprocess.Popen.returncode)."""
+    async def close(self) -> None:
+        """End it for good and reap it. Twice is harmless."""
         self.end("closed")
         self._connection.close()
         self._child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel; the next start reaps it
             await asyncio.to_thread(self._child.wait, _END_SECONDS)
-        os.close(self._note_fd)
-        return self._child.returncode
+        if self._note_fd >= 0:
+            os.close(self._note_fd)
+            self._note_fd = -1
+
+    @property
+    def has_crashed(self) -> bool:
+        """Once it is closed: it ended of what it worked on."""
+        return self._child.returncode in _CRASHES
+
+    @property
+    def has_no_library(self) -> bool:
+        return self._child.returncode == NO_LIBRARY_STATUS
 
     # -------------------------------------------------------------------------------------------------- listening
 

@@ -24,7 +24,7 @@ from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen import keyframe
 from gateway.recording.screen.plain import APOLOGY, TAIL_BYTES, plain_lines, plain_painting
 from gateway.recording.screen.process import ScreensBusy, ScreensProcess
-from gateway.recording.screen.protocol import NO_LIBRARY_STATUS, NOWHERE, UNKNOWN_SIZE, Outcome, Reply, Request, Verb
+from gateway.recording.screen.protocol import NOWHERE, UNKNOWN_SIZE, Outcome, Reply, Request, Verb
 from gateway.recording.stream import Stream
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
@@ -40,9 +40,9 @@ FOLLOWS_MAX = 4
 # a session that floods; this much is fed in 10 ms.
 KEYFRAME_LAPS = 4
 # A process that died at once is not started over and over.
-_RESTART_SECONDS, _RESTART_SECONDS_MAX = 0.5, 60.0
-_STEADY_SECONDS = 10.0
-# A session whose bytes ended the process this often is not shown to it again.
+_RESTART_SECONDS, _RESTART_SECONDS_MAX = 0.5, 30.0
+_STEADY_SECONDS = 3.0
+# A session whose output crashed the process this often is not shown to it again.
 STRIKES_MAX = 2
 _DUMB_TERMINALS = ("", "dumb", "unknown")
 
@@ -156,7 +156,7 @@ class ScreenService:
         """Raises ScreensUnavailable. Cancelling lets go of the reply; the work is done all the same."""
         process = await self._running()
         if self._is_hopeless(session_id):
-            raise ScreensUnavailable("its output ended the screens process before")
+            raise ScreensUnavailable("its output crashed the screens process before")
         number = next(self._ids)
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._pending[number] = (session_id, reply)
@@ -241,20 +241,16 @@ class ScreenService:
         finally:
             self._process = None
             self._process_there.clear()
-            session_id = self._blamed(process)
+            session_id, _ = self._pending.get(process.request_in_hand(), ("", None))
             for _, waiting in self._pending.values():
                 if not waiting.done():
                     waiting.set_result(None)
-            self._is_without_library = await process.close() == NO_LIBRARY_STATUS
+            await process.close()
+            self._is_without_library = process.has_no_library
+            if session_id and process.has_crashed:
+                self._strikes[session_id] += 1
             if not self._closing.is_set():
                 log_warning(Event.SCREENS_ENDED, reason=process.end_reason, session_id=session_id)
-
-    def _blamed(self, process: ScreensProcess) -> str:
-        """The session whose output it died of, if it did."""
-        session_id, _ = self._pending.get(process.request_in_hand(), ("", None))
-        if session_id and not self._closing.is_set():
-            self._strikes[session_id] += 1
-        return session_id
 
     def _is_hopeless(self, session_id: str) -> bool:
         return self._is_without_library or self._strikes[session_id] >= STRIKES_MAX

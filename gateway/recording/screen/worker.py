@@ -39,8 +39,9 @@ from gateway.recording.screen.protocol import (
 from gateway.recording.stream import START, Stream, StreamFiles
 
 STEPS_SECONDS = 0.02  # of one session, before another has its turn
-# A library that never comes back would keep a core busy for ever, also after the gateway is gone: SIGALRM ends us.
-STEP_SECONDS_MAX = 5.0
+# A library that never comes back would keep a core busy for ever, also after the gateway is gone: SIGPROF ends us. Of
+# the processor's time, so that a busy machine is not taken for a hanging library.
+STEP_CPU_SECONDS_MAX = 4.0
 SCREENS_BYTES_MAX = 64 * 1024 * 1024
 ANSWERS_BYTES_MAX = 4096
 _NOTE_BYTES = 8
@@ -138,9 +139,9 @@ class Worker:
         queue = self._queues[session_id]
         job = queue.jobs[0]
         os.pwrite(self._note_fd, job.request.id.to_bytes(_NOTE_BYTES, "little"), 0)
-        signal.setitimer(signal.ITIMER_REAL, STEP_SECONDS_MAX)
+        signal.setitimer(signal.ITIMER_PROF, STEP_CPU_SECONDS_MAX)
         is_done = self._advance(job)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         os.pwrite(self._note_fd, bytes(_NOTE_BYTES), 0)
         if is_done:
             queue.jobs.popleft()
