@@ -33,6 +33,7 @@ _PID = struct.Struct("i")
 _SHELLS_THAT_EDIT = frozenset(("bash", "fish", "nu", "rbash", "tcsh", "xonsh", "zsh"))
 # These read a line as cat does: waiting for a command and running a builtin look alike.
 _SHELLS_THAT_READ = frozenset(("ash", "busybox", "csh", "dash", "ksh", "ksh93", "mksh", "sh", "yash"))
+_SHELLS_OR_NONE = _SHELLS_THAT_EDIT | _SHELLS_THAT_READ | {None}
 
 Note = Callable[[str, str | None, datetime | None], Coroutine[Any, Any, None]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
@@ -62,21 +63,29 @@ class Foreground:
 
     job: str | None
     is_certain: bool = True  # False: a shell that does not edit lines; it may be between two jobs
+    group: int = 0  # its process group
 
 
-def foreground(terminal_fd: int, kind: SessionKind) -> Foreground:
-    """Ask the terminal. Never waits. Raises OSError if no program has it any more."""
-    group = _asked(terminal_fd, termios.TIOCGPGRP)  # both as seen by this process, whatever pid namespace they are in
+def foreground(terminal_fd: int, kind: SessionKind, known: Foreground | None = None) -> Foreground:
+    """Ask the terminal. Never waits. Raises OSError if no program has it any more.
+
+    `known`: the answer of a moment ago. If it still holds, which costs one question of a microsecond, names are not
+    looked up again, which costs 25.
+    """
+    group = _asked(terminal_fd, termios.TIOCGPGRP)  # as seen by this process, whatever pid namespace it is in
+    # A shell's name is not believed: a job that has not become its program yet, or a shell that is at its prompt by now.
+    if known is not None and known.group == group and known.job not in _SHELLS_OR_NONE:
+        return known
     leader = _asked(terminal_fd, _TIOCGSID)
     if group != leader:
-        return Foreground(_name(group) or _name_of_member(group, leader) or UNNAMED)
+        return Foreground(_name(group) or _name_of_member(group, leader) or UNNAMED, group=group)
     name = _name(leader) or UNNAMED
     if _is_line_edited(terminal_fd) and name in _SHELLS_THAT_EDIT | _SHELLS_THAT_READ:
         return Foreground(None)
     if kind is SessionKind.SHELL and name in _SHELLS_THAT_READ:
         return Foreground(None, is_certain=False)
     # A shell in a loop of its own, in `wait`, or replaced by a program (`exec vim`); or the command of an exec.
-    return Foreground(name)
+    return Foreground(name, group=group)
 
 
 class JobWatch:
@@ -91,7 +100,7 @@ class JobWatch:
         note: Note,
         spawn: Spawn,
         *,
-        ask: Callable[[int, SessionKind], Foreground] = foreground,
+        ask: Callable[[int, SessionKind, Foreground | None], Foreground] = foreground,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`note` writes down (session, job, when it ended)."""
@@ -145,7 +154,8 @@ class JobWatch:
     def _look_at(self, watched: _Watched, now: datetime) -> bool:
         """Note what has changed; False: there is nothing left to watch."""
         session = watched.session
-        found = None if session.is_attached else self._foreground_of(session)
+        found = None if session.is_attached else self._foreground_of(session, watched.found)
+        watched.found = found
         if found is None:
             return False
         if found.job is not None:
@@ -172,13 +182,13 @@ class JobWatch:
         watched.written, watched.written_at = session.job, now
         self._spawn(self._note(session.session_id, session.job, session.job_ended_at), f"job:{session.session_id}")
 
-    def _foreground_of(self, session: WatchedSession) -> Foreground | None:
+    def _foreground_of(self, session: WatchedSession, known: Foreground | None = None) -> Foreground | None:
         """None: its terminal is gone, or has no program any more. Its end will be told by others."""
         fd = session.terminal_fd
         if fd is None:
             return None
         try:
-            return self._ask(fd, session.kind)
+            return self._ask(fd, session.kind, known)
         except OSError:
             return None
 
@@ -189,6 +199,7 @@ class _Watched:
     written: str | None  # the job that is written down, and when it was
     written_at: datetime
     patience: timedelta = RENAMED_AFTER
+    found: Foreground | None = None  # by the last look
     prompt_seen_at: datetime | None = None
 
 

@@ -99,6 +99,23 @@ def test_a_shell_that_is_busy_itself_is_its_own_job(
     shell.wait(argv[0])
 
 
+def test_what_was_known_of_a_job_is_believed_until_another_is_in_front(
+    start: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking up its name each second would stop all others for 25 µs, five hundred times."""
+    shell = start("bash", "--norc")
+    shell.wait(None)
+    shell.enter("sleep 1000")
+    found = shell.wait("sleep")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_name", lambda pid: pytest.fail("looked up again"))
+        assert foreground(shell.master, SHELL, found) is found
+    os.write(shell.master, b"\x03")
+    until(lambda: foreground(shell.master, SHELL, found) == AT_PROMPT, "the prompt")
+    shell.enter("tail -f /dev/null")
+    until(lambda: foreground(shell.master, SHELL, found).job == "tail", "another job")
+
+
 def test_a_background_job_is_no_foreground_job(start: Callable[..., Shell]) -> None:
     shell = start("bash", "--norc")
     shell.wait(None)
@@ -186,7 +203,7 @@ class Rig:
             coroutine.send(None)
         coroutine.close()
 
-    def _ask(self, fd: int, kind: SessionKind) -> Foreground:
+    def _ask(self, fd: int, kind: SessionKind, known: Foreground | None) -> Foreground:
         self.asked.append(fd)
         self.looked.set()
         found = self.now_in_front[fd]
