@@ -141,6 +141,7 @@ class Gateway:
         if not self.processes.others():  # one that was replaced may be making a workspace
             await remove_half_made(self.places.workspaces_dir)
         await self.doors.open()
+        self.screens.start()
         self._long_lived += [
             self.spawn(self.doors.control.serve(), "control"),
             self.spawn(self._flush_activity(), "flush-activity"),
