@@ -59,6 +59,8 @@ class XServer:
                 return
             with client, client.makefile("rb") as stream:
                 head = stream.read(12)
+                if len(head) < 12:
+                    continue  # its client refused the cookie, which it knows better than we do
                 name_bytes, cookie_bytes = struct.unpack("<6xHHxx", head)
                 name = stream.read(-(-name_bytes // 4) * 4)[:name_bytes]
                 self.cookies.append(stream.read(-(-cookie_bytes // 4) * 4)[:cookie_bytes])
