@@ -239,8 +239,8 @@ def _on_this_host() -> dict[str, Callable[[Namespace], int]]:
 
 def _serve(_: Namespace) -> int:
     import asyncio
+    import gc
 
-    from gateway.app import serve
     from gateway.config import load_config
     from gateway.log import set_up_logging
     from gateway.privileges import become
@@ -251,6 +251,13 @@ def _serve(_: Namespace) -> int:
     with replacing() as predecessor:
         config = load_config()
         become(config)
+        # Only now: it is most of the start, and as root it would be for a process that is given up at once. What is
+        # imported stays, so looking for garbage in it again and again, a tenth of the time, is spared now and later.
+        gc.disable()
+        from gateway.app import serve
+
+        gc.freeze()
+        gc.enable()
         is_json = config.log.format == "json" or (config.log.format == "auto" and not os.isatty(2))
         set_up_logging(as_json=is_json, level=config.log.level)
         places = prepare(config)

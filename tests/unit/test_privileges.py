@@ -116,3 +116,23 @@ def test_the_environment_keeps_settings_and_language_and_drops_the_rest() -> Non
     }  # fmt: skip
     assert not {"SUDO_UID", "PYTHONPATH", "LD_PRELOAD", "XDG_RUNTIME_DIR"} & set(kept)
     assert "/root" not in kept["PATH"]
+
+
+def test_the_libraries_are_loaded_by_the_account_alone(tmp_path: Path) -> None:
+    """They look around at their import (asyncssh runs a linker to find one of its own), and take most of the start."""
+    code = """
+import sys
+from gateway import cli, privileges
+
+def become(config):
+    print(sorted({"asyncssh", "aiohttp", "tortoise", "psutil"} & set(sys.modules)))
+    raise SystemExit(0)
+
+privileges.become = become
+cli.main(["serve"])
+"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HOMEPORT_CONFIG": str(tmp_path / "homeport.toml")}
+    (tmp_path / "homeport.toml").touch()
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, timeout=30)
+    assert done.stdout == b"[]\n", done
