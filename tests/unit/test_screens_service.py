@@ -37,6 +37,7 @@ from tests.support.screens_rig import (
 
 pytestmark = pytest.mark.skipif(not model.is_available(), reason="the terminal library is not installed")
 
+ROOT = Path(__file__).parents[2]
 SECOND_SESSION_ID = SESSION_ID[:-1] + "8"
 
 
@@ -385,7 +386,7 @@ async def test_stopped_it_is_replaced(
 async def test_without_the_library_there_are_lines_and_no_second_try(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, logged: list[tuple[Event, dict[str, object]]]
 ) -> None:
-    monkeypatch.setattr(process, "_CODE", "import sys; sys.exit(69)")
+    monkeypatch.setattr(process, "_PROGRAM", ("-I", "-c", "import sys; sys.exit(69)"))
     recorder = recorder_of(recordings)
     recorder.append(b"hello")
     async with screens_over(recordings) as service:
@@ -400,7 +401,7 @@ async def test_without_the_library_there_are_lines_and_no_second_try(
 async def test_one_that_always_dies_is_started_ever_more_rarely(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, logged: list[tuple[Event, dict[str, object]]]
 ) -> None:
-    monkeypatch.setattr(process, "_CODE", "import sys; sys.exit(1)")
+    monkeypatch.setattr(process, "_PROGRAM", ("-I", "-c", "import sys; sys.exit(1)"))
     recorder = recorder_of(recordings)
     recorder.append(b"hello")
     async with screens_over(recordings) as service:
@@ -411,9 +412,8 @@ async def test_one_that_always_dies_is_started_ever_more_rarely(
 
 
 # What the library would do with bytes it cannot take: end the process, or never come back.
-POISON = (
-    process._FIND_US
-    + """
+POISON = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
 from gateway.recording.screen import model, worker
 worker.STEP_CPU_SECONDS_MAX = 0.5
 feed = model.Screen.feed
@@ -426,7 +426,6 @@ def poisoned(self, data):
 model.Screen.feed = poisoned
 worker.main()
 """
-)
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
@@ -434,8 +433,9 @@ async def test_a_session_that_crashes_the_process_twice_is_not_shown_to_it_again
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, poison: bytes,
     logged: list[tuple[Event, dict[str, object]]],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(process, "_CODE", POISON)
+    monkeypatch.setattr(process, "_PROGRAM", ("-I", "-c", POISON))
     monkeypatch.setattr(screens, "_RESTART_SECONDS", 0.1)
+    monkeypatch.setattr(screens, "PAINT_SECONDS_MAX", 0.2)  # the client has gone on when the process ends
     poisoned, healthy = recorder_of(recordings), recorder_of(recordings, SECOND_SESSION_ID)
     poisoned.append(poison)
     healthy.append(b"hello")
@@ -443,6 +443,7 @@ async def test_a_session_that_crashes_the_process_twice_is_not_shown_to_it_again
         service.follow(SECOND_SESSION_ID, healthy.position)
         for _ in range(screens.STRIKES_MAX):
             child = await running_process(service)
+            await followed(service, recordings, SECOND_SESSION_ID)
             await assert_fallback(service, poisoned, poison)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await child.ended.wait()
@@ -459,7 +460,7 @@ async def test_a_session_that_crashes_the_process_twice_is_not_shown_to_it_again
 
 LIAR = """
 import array, os, socket, struct, sys
-connection = socket.socket(fileno=int(sys.argv[2]))
+connection = socket.socket(fileno=int(sys.argv[1]))
 def send(data, *fds):
     connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
 def reply(number, outcome, data_bytes, keyframe_bytes):
@@ -492,7 +493,7 @@ connection.recv(100000)
 async def test_a_process_that_lies_is_ended_and_nothing_of_it_stays(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, lie: str, words: str
 ) -> None:
-    monkeypatch.setattr(process, "_CODE", LIAR.format(lie=lie))
+    monkeypatch.setattr(process, "_PROGRAM", ("-I", "-c", LIAR.format(lie=lie)))
     descriptors = len(os.listdir("/proc/self/fd"))
     recorder = recorder_of(recordings)
     recorder.append(b"hello")
@@ -512,7 +513,7 @@ async def test_a_process_that_lies_is_ended_and_nothing_of_it_stays(
 async def test_a_reply_nobody_waits_for_is_thrown_away(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_CODE", LIAR.format(lie="send(reply(77, 0, 5, 0), memory)"))
+    monkeypatch.setattr(process, "_PROGRAM", ("-I", "-c", LIAR.format(lie="send(reply(77, 0, 5, 0), memory)")))
     recorder = recorder_of(recordings)
     recorder.append(b"hello")
     held = len(os.listdir("/proc/self/fd"))
@@ -686,9 +687,7 @@ asyncio.run(main())
 
 
 def test_it_ends_with_its_gateway_also_when_that_is_killed(tmp_path: Path) -> None:
-    gateway = subprocess.Popen(
-        [sys.executable, "-c", GATEWAY, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
+    gateway = subprocess.Popen([sys.executable, "-c", GATEWAY, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
     assert gateway.stdout is not None
     pidfd = os.pidfd_open(int(gateway.stdout.readline()))
     gateway.kill()

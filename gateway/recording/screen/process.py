@@ -42,17 +42,7 @@ _MESSAGE_BYTES = 1024  # of a reply: its head and text
 _RIGHTS_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
 _NOTE_BYTES = 8
 _PING_ID = (1 << 64) - 1
-# Nice from the start, most of which is loading the library: echo goes first.
-# -I keeps PYTHON… variables and the working directory away, and with them this package. It comes behind the standard
-# library, for which nothing beside it must stand in, and before all else: another version of us may be installed.
-_FIND_US = """
-import os, sys
-os.nice(5)
-at = next((at for at, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
-sys.path.insert(at, sys.argv.pop(1))
-"""
-_CODE = _FIND_US + "from gateway.recording.screen.worker import main; main()"
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[3])
+_PROGRAM: tuple[str, ...] = ("-I", str(Path(__file__).resolve().with_name("__main__.py")))
 
 
 class ScreensBusy(Exception):
@@ -205,7 +195,7 @@ class ScreensProcess:
 
 def _start(socket_fd: int, note_fd: int, history_lines: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _CODE, _PACKAGE_PARENT, str(socket_fd), str(note_fd), str(history_lines)],
+        [sys.executable, *_PROGRAM, str(socket_fd), str(note_fd), str(history_lines)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

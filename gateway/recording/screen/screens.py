@@ -68,8 +68,8 @@ class ScreenService:
         self._closing = asyncio.Event()
         self._is_without_library = False
         self._ids = itertools.count(1)
-        # id → session, and what it waits for; None comes when the process ends.
-        self._pending: dict[int, tuple[str, asyncio.Future[Reply | None]]] = {}
+        self._waiting: dict[int, asyncio.Future[Reply | None]] = {}  # by request; None comes when the process ends
+        self._asked: dict[int, str] = {}  # request → session, until there is a reply, also if nobody waits any more
         self._wanted: OrderedDict[str, StreamPosition] = OrderedDict()  # to be followed, in order of asking
         self._following: set[str] = set()
         self._forgotten: set[str] = set()  # of those: they have ended meanwhile
@@ -129,7 +129,7 @@ class ScreenService:
 
     def start(self) -> None:
         """Have the process up in the background before it is needed: it takes half a second to its first painting."""
-        if self._life is None and not self._closing.is_set():
+        if (self._life is None or self._life.done()) and not (self._closing.is_set() or self._is_without_library):
             self._life = self._spawn(self._keep_running(), "screens")
 
     async def close(self) -> None:
@@ -159,12 +159,12 @@ class ScreenService:
             raise ScreensUnavailable("its output crashed the screens process before")
         number = next(self._ids)
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._pending[number] = (session_id, reply)
+        self._waiting[number] = reply
         try:
             self._send(process, Request(number, verb, session_id, since, until, size, notice, wants_keyframe))
             answer = await reply
         finally:
-            self._pending.pop(number, None)
+            self._waiting.pop(number, None)
         if answer is None:
             raise ScreensGone(f"the screens process ended: {process.end_reason}")
         if answer.outcome is Outcome.FAILED:
@@ -193,6 +193,7 @@ class ScreenService:
                 path = self._recordings.archive.keyframe_path(request.session_id)
                 fds["keyframe"] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             process.send(dataclasses.replace(request, files=tuple(fds)), list(fds.values()))
+            self._asked[request.id] = request.session_id
         except (OSError, GatewayError) as error:
             raise ScreensUnavailable(f"its recording cannot be opened: {error}") from None
         except ScreensBusy:
@@ -202,7 +203,8 @@ class ScreenService:
                 os.close(fd)
 
     def _take_reply(self, reply: Reply) -> None:
-        _, waiting = self._pending.get(reply.id, ("", None))
+        self._asked.pop(reply.id, None)
+        waiting = self._waiting.get(reply.id)
         if waiting is not None and not waiting.done():
             waiting.set_result(reply)
 
@@ -241,8 +243,9 @@ class ScreenService:
         finally:
             self._process = None
             self._process_there.clear()
-            session_id, _ = self._pending.get(process.request_in_hand(), ("", None))
-            for _, waiting in self._pending.values():
+            session_id = self._asked.get(process.request_in_hand(), "")
+            self._asked.clear()
+            for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_result(None)
             await process.close()

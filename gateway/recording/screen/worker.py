@@ -1,6 +1,6 @@
 """The screens process: follows the terminals of all sessions by their recordings, and paints them.
 
-Started by the gateway as `python -I -c … SOCKET NOTE HISTORY_LINES` (process.py). One thread; work is cut into short
+Started by the gateway (process.py, __main__.py). One thread; work is cut into short
 steps, so that whoever waits for a painting never waits for the long way of another session. It ends with its socket,
 and by itself when one step takes for ever: then the gateway starts another.
 """
