@@ -32,6 +32,8 @@ FOLDER = Path(__file__).parent / "kept_programs"
 PICTURE_SECONDS = 10.0
 # A client dies before its program has printed more than this, so mostly in the middle of a step.
 KILL_WITHIN_BYTES = 40_000
+DIES_WITHIN_SECONDS = 0.3
+TERMS = ("xterm-256color", "screen-256color", "tmux-256color", "xterm-kitty")
 STILL_POLLS = 4  # so often in a row nothing may have moved
 _RESET = b"\x1bc"  # the first that `start` prints
 _SHELL = r"PS1='\[\e]2;shell \w\a\]\[\e[1;32m\]kept\[\e[0m\] $ ' exec bash --norc --noprofile"
@@ -108,6 +110,7 @@ PROGRAMS = (
     Program("agent", "exec python3 ~/kept/agent.py", (b"a", b"b", b"c", b"d", b"e", b"f"), begun=rb"\x1b\[2J",
             leave=b"q", left=rb"and after\r\n\Z", ends_with=rb"\x1b\[(\?2004h|2J)\Z"),
 )  # fmt: skip
+ASKER = Program("asker", "exec python3 ~/kept/asker.py ~/kept/asker.pid", (b"a",), begun=rb"ready")
 BY_NAME = {program.name: program for program in PROGRAMS}
 
 
@@ -137,7 +140,8 @@ class Interrupted:
     ) -> None:
         """`makers`: of the clients, in turn. The last makes the first one."""
         self.gateway, self.program, self.size, self._chance, self._tally = gateway, program, size, chance, tally
-        self._makers, self._term = list(makers), term
+        self._makers = list(makers)
+        self._term = term  # of the first client, and so of the program; the others have their own
         self._command = gateway.ssh_command(workspace=login)
         self._name = f"{program.name}-{chance.randrange(1 << 40):x}"
         workspace = gateway.rows("SELECT id FROM workspaces WHERE name = ?", WORKSPACE)[0]["id"]
@@ -165,7 +169,8 @@ class Interrupted:
 
     def _begin(self, maker: Terminals) -> None:
         self.window: Window = maker.window(self._command, self.size, term=self._term)
-        until(lambda: any("$" in line for line in self.window.look().text), "a login shell")
+        self._until_shell()
+        until(lambda: self._was_painted(maker), "the gateway's model of terminals is up")
         self._row = self.gateway.until_row("SELECT * FROM sessions WHERE status = 'active' AND kind = 'shell'")
         self.window.type(f"exec sh ~/kept/start ~/runs/{self._name} {shlex.quote(self.program.command)}\r".encode())
         self._until_printed(_RESET, "it starts")
@@ -181,6 +186,18 @@ class Interrupted:
         self.hold_still()
         self._read_bytes = len(self._all_read())  # with what the first client answered to questions at the start
         self.expect_picture(maker, self.window, "uninterrupted")
+
+    def _until_shell(self) -> None:
+        until(lambda: any("$" in line for line in self.window.look().text), "a login shell")
+
+    def _was_painted(self, maker: Terminals) -> bool:
+        """Its process starts beside the gateway, which takes a second or two of a busy machine; clients that come
+        meanwhile get plain lines (test_reattach_model_lost.py)."""
+        if any(event["event"] == "screen.painted" for event in self.gateway.log.events):
+            return True
+        self._come(maker)
+        self._until_shell()
+        return False
 
     def _end(self) -> None:
         self._go_on()
@@ -215,9 +232,13 @@ class Interrupted:
         self.window.type(keys)
         self._watch(before + self._chance.randrange(1, KILL_WITHIN_BYTES))
         self.window.kill()
+        if self._chance.random() < 0.3:  # one comes, and dies somewhere between its connecting and its screen
+            self._come(self._chance.choice(self._makers))
+            self._draw(seconds=self._chance.uniform(0, DIES_WITHIN_SECONDS))  # not a wait: left to chance
+            self.window.kill()
         if self._chance.random() < 0.5:  # the others come back to a program that has finished its step alone
             maker = self._chance.choice(self._makers)
-            self.window = maker.window(self._command, self.size, term=self._term)
+            self._come(maker)
             self.hold_still()
             self.expect_picture(maker, self.window, self._where(maker, "came in the middle"))
             self.window.kill()
@@ -226,9 +247,8 @@ class Interrupted:
 
     def come_back(self, maker: Terminals) -> None:
         """A fresh client: it gets the same session, and shows what it would show if it had been there all the time."""
-        self.window.kill()
         printed = self._printed.stat().st_size
-        self.window = maker.window(self._command, self.size, term=self._term)
+        self._come(maker)
         what = self._where(maker, "came back")
         self.expect_picture(maker, self.window, what)
         # What is on the screen was painted: the program did not help.
@@ -238,15 +258,18 @@ class Interrupted:
 
     def come_back_to(self, maker: Terminals, size: Size) -> None:
         """A fresh client whose window has another size, to which the program draws itself."""
-        self.window.kill()
         self.hold_still()
         self._feed_references()
         self.size = size
         for reference in self._references.values():
             reference.resize(size)
-        self.window = maker.window(self._command, size, term=self._term)
+        self._come(maker)
         self.expect_picture(maker, self.window, self._where(maker, f"came with {size}"), is_moving=True)
         self.expect_same_session()
+
+    def _come(self, maker: Terminals) -> None:
+        self.window.kill()
+        self.window = maker.window(self._command, self.size, term=self._chance.choice(TERMS))
 
     def expect_same_session(self) -> None:
         rows = self.gateway.rows("SELECT * FROM sessions WHERE status <> 'terminated' AND kind = 'shell'")
@@ -262,12 +285,21 @@ class Interrupted:
         self._expect_read(keys)
         return self._printed.read_bytes()[before:]
 
+    def read(self) -> bytes:
+        """What the program has read that was not looked at yet."""
+        return self._all_read()[self._read_bytes :]
+
+    def take_read(self) -> bytes:
+        """The same, and then it was looked at."""
+        read = self.read()
+        self._read_bytes += len(read)
+        return read
+
     def _expect_read(self, keys: bytes) -> None:
         """The program has read these, of which a killed client may have kept the rest, and nothing else: no terminal
         answered a question that nobody asked. What comes late is found the next time."""
-        read = self._all_read()[self._read_bytes :]
+        read = self.take_read()
         assert keys.startswith(read), f"{self.program.name}: it read {read!r}, where {keys!r} was typed"
-        self._read_bytes += len(read)
 
     def _all_read(self) -> bytes:
         # script(1) begins with a line of its own, which it may keep until there is more.
@@ -304,7 +336,8 @@ class Interrupted:
                 if maker.name == "tmux":  # a resize does not reach its screen behind, until that is shown
                     wanted = dataclasses.replace(wanted, behind=window.look().behind)
         if found:
-            self._tally.wrong.append("\n".join([f"{what}:", *found[:12]]))
+            said = [str(event) for event in self.gateway.log.events if event["event"] == "screen.approximated"]
+            self._tally.wrong.append("\n".join([f"{what}:", *found[:12], *said[-1:]]))
 
     def _where(self, maker: Terminals, what: str) -> str:
         return f"round {self._tally.rounds}, {self.program.name} {self.size} {self._term}, {maker.name} {what}"
@@ -368,9 +401,12 @@ class Interrupted:
             if now != last:
                 last, moved_at = now, time.monotonic()
 
-    def _draw(self) -> None:
+    def _draw(self, *, seconds: float = 0.002) -> None:
+        """Let a client that is drawn by us have its turn; others draw by themselves."""
         if isinstance(self.window, XtermWindow) and self.window.process.poll() is None:
-            self.window.draw(seconds=0.002)
+            self.window.draw(seconds=seconds)
+        else:
+            time.sleep(seconds)
 
     def _feed_references(self) -> None:
         printed = self._printed.read_bytes()

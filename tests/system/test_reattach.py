@@ -19,15 +19,17 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from bench.load import LAST_WORD, SCREEN_COMMAND
 from bench.wire import Connection
 from tests.support.clients import require
-from tests.support.installed import WORKSPACE, InstalledGateway
+from tests.support.installed import WORKSPACE, InstalledGateway, until
 from tests.support.real_terminals import Size, Tmux, XtermJs
-from tests.support.reattaching import BY_NAME, PROGRAMS, Interrupted, Tally
+from tests.support.reattaching import ASKER, BY_NAME, PROGRAMS, Interrupted, Tally
 from tests.system.conftest import Lend, skip_without_walls
 
 SMALL, LARGE = Size(80, 24), Size(132, 43)
 ROUNDS_EACH = 3
 ATTACHES = 60
 ATTACH_MS_P95 = 150
+DEVICE_ATTRIBUTES, CAN_ANSWER = re.compile(rb"\x1b\[\?[0-9;]+c"), re.compile(rb"\x1b\[0n")
+CURSOR_AT = re.compile(rb"\x1b\[[0-9]+;[0-9]+R")
 PAINTED = re.compile(rb"\x1b\[\?2026l")  # the last of a painting
 # Programs that draw all of their screen when its size changes.
 DRAWS_ITSELF = ("vim", "less", "tmux", "mc")
@@ -80,11 +82,15 @@ def test_50_killed_clients_leave_no_screen_wrong(
     assert len(installed) >= len(PROGRAMS) - 3, f"only {installed}; apt install vim less htop mc dialog tmux"
     tally = Tally()
     unrecorded = []
-    for isolation, size, term in (("none", SMALL, "xterm-256color"), ("bubblewrap", LARGE, "screen-256color")):
+    for isolation, size, term, login in (
+        ("none", SMALL, "xterm-256color", WORKSPACE),
+        ("bubblewrap", LARGE, "screen-256color", f"{WORKSPACE}+named"),
+    ):
         for name in installed:
             interrupted = Interrupted(
-                lend_gateway(isolation), BY_NAME[name], terminals, size=size, term=term, chance=chance, tally=tally
-            )
+                lend_gateway(isolation), BY_NAME[name], terminals, size=size, term=term, login=login, chance=chance,
+                tally=tally,
+            )  # fmt: skip
             with interrupted:
                 interrupted.rounds(ROUNDS_EACH)
                 if interrupted.program.leave is not None:
@@ -122,6 +128,34 @@ def test_shell_is_the_same_process_with_its_variables(
             interrupted.come_back(maker)
             assert b"[same-kept]" in interrupted.type(b"\x15echo [${kept/$$/same}]\r")
     expect_none_wrong(tally)
+
+
+def test_each_question_is_answered_once_and_a_client_that_comes_answers_none(
+    walled: InstalledGateway, terminals: tuple[Tmux, XtermJs], chance: random.Random
+) -> None:
+    """By the client that was there, or by the gateway where none was. Both terminals answer whatever they are asked."""
+    tmux, xterm = terminals
+    tally = Tally()
+    with Interrupted(walled, ASKER, terminals, size=SMALL, chance=chance, tally=tally) as interrupted:
+        interrupted.window.type(b"a")
+        interrupted.hold_still()
+        expect_answered_once(interrupted)
+        for maker in (tmux, xterm):
+            interrupted.come_back(maker)
+        interrupted.window.kill()
+        walled.ssh("kill -USR1 $(cat ~/kept/asker.pid)")
+        interrupted.hold_still()
+        expect_answered_once(interrupted)
+        for maker in (tmux, xterm):
+            interrupted.come_back(maker)
+    expect_none_wrong(tally)
+
+
+def expect_answered_once(interrupted: Interrupted) -> None:
+    until(lambda: CAN_ANSWER.search(interrupted.read()), "an answer")
+    answers = interrupted.take_read()
+    kinds = [len(re.findall(kind, answers)) for kind in (DEVICE_ATTRIBUTES, CAN_ANSWER, CURSOR_AT)]
+    assert kinds == [1, 1, 1], answers
 
 
 @pytest.mark.slow
