@@ -100,10 +100,11 @@ def behind_the_screen(terminal: Terminal) -> str:
             _mode(_SIDE_MARGINS, is_on=True) if terminal.has_mode(_SIDE_MARGINS) else "",
             region.decode(),
             _saved(saved, top=top, left=left),
+            # Before the cursor: a character that is printed in the last column leaves it there or behind, by this.
+            "" if terminal.has_mode(_AUTOWRAP) else _mode(_AUTOWRAP, is_on=False),
             _cursor(_cursor_of(terminal), top=top, left=left),
             _link(terminal),
             _ansi_modes(terminal),
-            "" if terminal.has_mode(_AUTOWRAP) else _mode(_AUTOWRAP, is_on=False),
         )
     )
 
