@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -49,6 +50,17 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def restart_port() -> int:
+    """A free one that no client's connection is given while the server is away for a moment (ip(7),
+    ip_local_port_range): there the kernel picks from for `connect`, and for everybody's port 0."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = 10_000 + secrets.randbelow(max(first - 10_000, 1000))
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class Log:
@@ -116,7 +128,7 @@ class InstalledGateway:
         self.directory = Path(tempfile.mkdtemp(prefix="hp-", dir="/tmp"))  # short: socket paths have 107 bytes
         self.directory.chmod(0o755)  # the account the gateway becomes must pass
         self.state_dir = self.directory / "state"
-        self.ssh_port, self.http_port = free_port(), free_port()
+        self.ssh_port, self.http_port = restart_port(), restart_port()
         self.environment = {
             "PATH": _PATH,
             "HOME": str(self.directory),
