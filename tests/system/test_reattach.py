@@ -20,12 +20,13 @@ from bench.load import LAST_WORD, SCREEN_COMMAND
 from bench.wire import Connection
 from tests.support.clients import require
 from tests.support.installed import WORKSPACE, InstalledGateway, until
-from tests.support.real_terminals import Size, Tmux, XtermJs
+from tests.support.real_terminals import Size, Tmux, XtermJs, XtermWindow
 from tests.support.reattaching import ASKER, BY_NAME, PROGRAMS, Interrupted, Tally
 from tests.system.conftest import Lend, skip_without_walls
 
 SMALL, LARGE = Size(80, 24), Size(132, 43)
 ROUNDS_EACH = 3
+HISTORY_LINES = 900  # a little fewer than what is kept
 ATTACHES = 60
 ATTACH_MS_P95 = 150
 DEVICE_ATTRIBUTES, CAN_ANSWER = re.compile(rb"\x1b\[\?[0-9;]+c"), re.compile(rb"\x1b\[0n")
@@ -127,6 +128,24 @@ def test_shell_is_the_same_process_with_its_variables(
         for maker in terminals:
             interrupted.come_back(maker)
             assert b"[same-kept]" in interrupted.type(b"\x15echo [${kept/$$/same}]\r")
+    expect_none_wrong(tally)
+
+
+def test_history_is_in_the_scrollback_of_a_client_that_comes_and_one_line_tells_where_it_is(
+    walled: InstalledGateway, terminals: tuple[Tmux, XtermJs], chance: random.Random
+) -> None:
+    """That line is the newest of the scrollback, so that the screen itself is as it was left."""
+    _, xterm = terminals
+    tally = Tally()
+    with Interrupted(walled, BY_NAME["bash"], [xterm], size=SMALL, chance=chance, tally=tally) as interrupted:
+        interrupted.type(b"seq 5000\r", ends_with=interrupted.program.left)
+        interrupted.come_back(xterm)
+        window = interrupted.window
+        assert isinstance(window, XtermWindow)
+        *history, notice = window.screen.history(HISTORY_LINES + 1)
+        top = int(window.look().text[0])
+        assert history == [str(number) for number in range(top - HISTORY_LINES, top)]
+        assert re.fullmatch(r"homeport: back in main, detached \d+ s ago; fresh shell: ssh demo\+new@host", notice)
     expect_none_wrong(tally)
 
 
