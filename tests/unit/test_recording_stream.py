@@ -17,7 +17,7 @@ from gateway.recording import block_log
 from gateway.recording.layout import EVENT, Kind, size_of
 from gateway.recording.recorder import SpoolRecorder
 from gateway.recording.recordings import FileRecordings
-from gateway.recording.spool import SEGMENT_COUNT
+from gateway.recording.spool import SEGMENT_COUNT, Spool
 from gateway.recording.stream import START, Stream, pieces_in
 from tests.support.recording_rig import SEGMENT_BYTES, SESSION_ID, numbered_lines, recorder_of, recordings_in
 
@@ -216,6 +216,25 @@ async def test_every_byte_is_read_once_while_laps_move_under_the_reader(recordin
     assert got == numbered_lines(len(got))
     assert len(got) > 200_000
     await recorder.close(is_final=True)
+
+
+async def test_a_lap_that_is_given_up_while_it_is_read_is_not_believed(
+    recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = recorder_of(recordings)
+    recorder.append(b"x" * 1000)
+    spool_fd, real = recorder.spool.open_to_read(), os.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        if at:
+            recorder.spool.free(0)
+        return real(fd, size, at)
+
+    assert Spool.read_lap(spool_fd, 1) is not None
+    monkeypatch.setattr("gateway.recording.spool.os.pread", pread)
+    assert Spool.read_lap(spool_fd, 1) is None
+    os.close(spool_fd)
+    await recorder.close(is_final=False)
 
 
 async def test_each_full_lap_is_told_with_where_the_next_begins(recordings: FileRecordings) -> None:

@@ -250,6 +250,19 @@ async def test_keyframes_of_sessions_that_ended_while_no_gateway_ran_are_removed
     await alive.close(is_final=True)
 
 
+async def test_a_spool_that_begins_anew_has_no_keyframe_of_the_lost_one(recordings: FileRecordings) -> None:
+    """It gives the same positions to other bytes."""
+    recorder = recorder_of(recordings)
+    recorder.append(b"x" * 100)
+    await recorder.close(is_final=False)
+    path = recordings.archive.keyframe_path(SESSION_ID)
+    keyframe.store(path, b"of the lost spool")
+    recordings.archive.spool_path(SESSION_ID).write_bytes(b"damaged" * 1000)
+    recorder = recorder_of(recordings)
+    assert not path.exists()
+    await recorder.close(is_final=True)
+
+
 # --------------------------------------------------------------------------------------------------- gaps, answers
 
 
@@ -339,6 +352,7 @@ async def test_killed_during_a_painting_the_client_gets_lines_at_once_and_the_ne
     recorder = recorder_of(recordings)
     recorder.append(b"one\r\n\x1b[31mtwo\x1b[m")
     await painted_exactly(service, recorder)
+    logged.clear()
     child = await running_process(service)
     os.kill(child.pid, signal.SIGSTOP)
     asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
@@ -346,7 +360,7 @@ async def test_killed_during_a_painting_the_client_gets_lines_at_once_and_the_ne
     assert await painted_exactly(service, recorder) == painting_of(b"one\r\n\x1b[31mtwo\x1b[m")
     reasons = [keys["reason"] for event, keys in logged if event == Event.SCREEN_APPROXIMATED]
     assert reasons[0] == "the screens process ended: it ended"
-    assert [event for event, _ in logged].count(Event.SCREENS_STARTED) == 2
+    assert [event for event, _ in logged].count(Event.SCREENS_STARTED) == 1
     await recorder.close(is_final=True)
 
 
