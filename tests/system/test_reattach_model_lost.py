@@ -121,6 +121,7 @@ def test_screens_process_killed_while_it_paints_leaves_words_and_the_session(
     expect_exact_soon(gateway, xterm)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("left")
 def test_screens_process_that_hangs_leaves_words_and_the_session(gateway: InstalledGateway, xterm: XtermJs) -> None:
     os.kill(screens_pid(gateway), signal.SIGSTOP)
