@@ -196,8 +196,19 @@ def hold_terminals(load: Load) -> Any:
     return {}
 
 
-def _idle_terminal(connection: Connection) -> Connection:
-    connection.read_until(connection.open_terminal(), PROMPT)
+def leave_terminals(load: Load) -> Any:
+    """Begin as many lasting terminals as each line of input says, by the command `begin`, leave them, say `left`."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        with load.connect() as connection:
+            for _ in range(int(line)):
+                _idle_terminal(connection, load.given["begin"])
+        print("left", flush=True)
+    return {}
+
+
+def _idle_terminal(connection: Connection, command: str | None = None) -> Connection:
+    connection.read_until(connection.open_terminal(command), PROMPT)
     return connection
 
 
@@ -231,6 +242,7 @@ OPERATIONS: dict[str, Callable[[Load], Any]] = {
     "rate": connections_per_second,
     "first-login": first_login,
     "hold": hold_terminals,
+    "leave": leave_terminals,
 }
 
 if __name__ == "__main__":

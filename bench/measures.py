@@ -195,6 +195,31 @@ def _memory(key: str, *, on_one_connection: bool) -> Callable[[Bench, Server], S
     return take
 
 
+def _detached(bench: Bench, server: Server) -> Samples:
+    """Lasting terminals that nobody looks at, before and after a crash of the server. Theirs are tmux's."""
+    server.start()
+    login_name = server.login.login_name.partition("+")[0]  # of a shell that lasts
+    with bench.load(server, "leave", login_name=login_name, begin=server.kept_screen["begin"]) as load:
+        load.expect("ready")
+        before = _memory_left(bench, server, load, TERMINALS_BEFORE)
+        after = _memory_left(bench, server, load, bench.sizes.terminals)
+        load.answer()
+    server.crash()
+    taken = {"memory_detached": [(after - before) / bench.sizes.terminals / KIBIBYTE]}
+    taken["start_detached"] = _start(bench, server)["start"]
+    server.stop()
+    bench.processes.end_orphans()
+    return taken
+
+
+def _memory_left(bench: Bench, server: Server, load: LoadProcess, more_terminals: int) -> int:
+    load.say(str(more_terminals))
+    load.expect("left")
+    time.sleep(SETTLE_SECONDS)
+    every = {process.pid: process for process in (*server.processes(), *bench.processes.orphans())}
+    return memory_bytes(every.values())
+
+
 def _settled_memory(server: Server, load: LoadProcess, more_terminals: int) -> int:
     load.say(str(more_terminals))
     load.expect("held")
@@ -258,4 +283,8 @@ MEASURES = (
     Measure("memory-shared", (
         Row("memory_shared", "memory per idle terminal, one connection", "KiB"),
     ), _memory("memory_shared", on_one_connection=True), rounds_max=1, wants_fresh=True),
+    Measure("detached", (
+        Row("memory_detached", "memory per detached terminal (sshd: tmux)", "KiB"),
+        Row("start_detached", "start after `kill -9` with all of them until the first login", "ms"),
+    ), _detached, rounds_max=1, wants_fresh=True),
 )  # fmt: skip

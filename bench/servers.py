@@ -60,6 +60,10 @@ class Server(Protocol):
 
     def stop(self) -> None: ...
 
+    def crash(self) -> None:
+        """As if the machine's memory ran out; what outlives the server stays."""
+        ...
+
     def processes(self) -> list[psutil.Process]:
         """All processes of the server, its sessions' programs among them."""
         ...
@@ -104,6 +108,11 @@ class _Daemon:
         if self._child is not None:
             self._processes.stop(self._child, signal.SIGTERM)
             self._child = None
+
+    def crash(self) -> None:
+        assert self._child is not None
+        self._processes.stop(self._child, signal.SIGKILL)
+        self._child = None
 
     def processes(self) -> list[psutil.Process]:
         if self._child is None or self._child.poll() is not None:
