@@ -23,7 +23,7 @@ SLOW_SECONDS = 0.25
 # At the program's end: a client beside others that does not take its last words is not waited for any longer.
 LAST_WORDS_SECONDS = 1.0
 # Between the two window changes that make a program draw itself anew: it must have seen the first.
-REDRAW_SECONDS = 0.05
+REDRAW_SECONDS = 0.1
 
 # Questions to a terminal, as programs ask them when they start: device attributes, status and cursor reports, modes,
 # window, keyboard, names and colours (ECMA-48 8.3.24, 8.3.35; xterm's ctlseqs). More than it takes is harmless.
