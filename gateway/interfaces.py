@@ -510,7 +510,7 @@ class Screens(Protocol):
         """The screen as of `until`, for a client's terminal of `size`, which the recording knows already (RESIZE).
 
         `notice` is one line of ours; it stands just above the screen, in the client's own scrollback. The bytes ask
-        the client's terminal nothing. Ends within a second.
+        the client's terminal nothing. Ends within a second; in a few, if very many clients come at once.
         """
         ...
 

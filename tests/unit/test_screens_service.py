@@ -561,6 +561,39 @@ async def test_a_dumb_terminal_gets_text(recordings: FileRecordings, service: Sc
 # ------------------------------------------------------------------------------------------------------ side by side
 
 
+async def test_many_that_come_at_once_all_get_their_screens(
+    recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together longer than one may take; each has its own time once it is its turn."""
+    monkeypatch.setattr(screens, "QUEUE_SECONDS_MAX", 15.0)  # this machine may be busy
+    recorders = {f"session-{number}": recorder_of(recordings, f"session-{number}") for number in range(40)}
+    output = terminal_output(9, 60_000)
+    for recorder in recorders.values():
+        await record(recorder, output)
+    await running_of(service, recorder_of(recordings))
+    paintings = await asyncio.gather(
+        *(painted(service, recorder, session_id=session_id) for session_id, recorder in recorders.items())
+    )
+    expected = painting_of(output)
+    assert [painting.data == expected for painting in paintings] == [True] * len(recorders)
+    for recorder in recorders.values():
+        await recorder.close(is_final=True)
+
+
+async def test_many_that_come_while_it_hangs_all_get_lines_within_the_second(
+    recordings: FileRecordings, service: ScreenService
+) -> None:
+    recorder = recorder_of(recordings)
+    recorder.append(b"hello")
+    await painted_exactly(service, recorder)
+    child = await running_process(service)
+    os.kill(child.pid, signal.SIGSTOP)
+    await asyncio.gather(*(assert_fallback(service, recorder, b"hello") for _ in range(20)))
+    os.kill(child.pid, signal.SIGCONT)
+    assert await painted_exactly(service, recorder) == painting_of(b"hello")
+    await recorder.close(is_final=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_the_long_way_of_one_session_keeps_no_other_waiting(tmp_path: Path) -> None:

@@ -108,6 +108,11 @@ class ScreensProcess:
         """The id of the request it works on, 0 for none; after its end, of the one it was at. Not once it is closed."""
         return int.from_bytes(os.pread(self._note_fd, _NOTE_BYTES, 0), "little")
 
+    @property
+    def silent_seconds(self) -> float:
+        """Since it said something, or since it was asked again after a rest."""
+        return self._loop.time() - self._heard_at
+
     def end(self, reason: str) -> None:
         """It is of no more use. Twice is harmless."""
         if not self.ended.is_set():
@@ -183,11 +188,10 @@ class ScreensProcess:
         self._watch = None
         if not self._waiting or self.ended.is_set():
             return
-        silent_seconds = self._loop.time() - self._heard_at
-        if silent_seconds > (SILENCE_SECONDS_MAX if self.abilities else START_SECONDS_MAX):
+        if self.silent_seconds > (SILENCE_SECONDS_MAX if self.abilities else START_SECONDS_MAX):
             self.end("it hangs")
             return
-        if self.abilities and _PING_ID not in self._waiting and silent_seconds > _WATCH_SECONDS:
+        if self.abilities and _PING_ID not in self._waiting and self.silent_seconds > _WATCH_SECONDS:
             with contextlib.suppress(ScreensBusy):
                 self.send(Request(_PING_ID, Verb.PING))
         self._watch_soon()

@@ -1,7 +1,7 @@
 """Implements interfaces.Screens: keeps a screens process at work, hands it what it needs, and does without it.
 
 Nothing here parses what terminals printed, but for the plain lines of the fallback. A client that attaches waits at
-most a second, whatever became of the process.
+most a second, whatever became of the process; a few only behind others who get their screens meanwhile.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 PAINT_SECONDS_MAX = 0.7
 TAIL_SECONDS_MAX = 0.2
 ANSWERS_SECONDS_MAX = 1.0
-# Requests at the process at one time; further paintings wait, further sessions to follow stay in our queue.
-PAINTS_MAX = 32
+# Requests at the process at one time. More sessions to follow stay in our queue; more clients wait for their turn:
+# a hundred that come back with the network take two seconds, and their screens are worth it.
+PAINTS_MAX = 4
 FOLLOWS_MAX = 4
+QUEUE_SECONDS_MAX = 3.0
+# A living process says something this often while it is asked anything (it is pinged).
+_LIVELY_SECONDS = 0.6
 # A keyframe is made again after this many laps, and wherever somebody detaches. More often would keep a disk busy for
 # a session that floods; this much is fed in 10 ms.
 KEYFRAME_LAPS = 4
@@ -75,7 +79,8 @@ class ScreenService:
         self._forgotten: set[str] = set()  # of those: they have ended meanwhile
         self._keyframe_at: dict[str, StreamPosition] = {}
         self._strikes: Counter[str] = Counter()
-        self._paints = asyncio.Semaphore(PAINTS_MAX)
+        self._turns = asyncio.Semaphore(PAINTS_MAX)
+        self._stall_count = 0  # paintings that a silent process let time out
         recordings.lap_ended = self.follow
 
     # --------------------------------------------------------------------------------------- interfaces.Screens
@@ -88,8 +93,7 @@ class ScreenService:
         reason = "the terminal can only show text" if is_dumb else ""
         if not is_dumb:
             try:
-                async with asyncio.timeout(PAINT_SECONDS_MAX), self._paints:
-                    reply = await self._ask(Verb.PAINT, session_id, until, size=size, notice=notice)
+                reply = await self._ask_in_turn(session_id, until, size, notice)
                 is_exact = reply.outcome is Outcome.DONE
                 log_event(Event.SCREEN_PAINTED, session_id=session_id, duration_ms=_milliseconds_since(started),
                           is_exact=is_exact, size_bytes=len(reply.data))  # fmt: skip
@@ -141,6 +145,24 @@ class ScreenService:
             await asyncio.wait([self._life])
 
     # ------------------------------------------------------------------------------------------- asking the process
+
+    async def _ask_in_turn(self, session_id: str, until: StreamPosition, size: WindowSize, notice: str) -> Reply:
+        """Ask for a painting. Raises ScreensUnavailable, TimeoutError."""
+        stall_count = self._stall_count
+        async with asyncio.timeout(QUEUE_SECONDS_MAX):
+            await self._turns.acquire()
+        try:
+            if self._stall_count != stall_count:
+                raise ScreensUnavailable("the screens process does not answer")
+            async with asyncio.timeout(PAINT_SECONDS_MAX):
+                return await self._ask(Verb.PAINT, session_id, until, size=size, notice=notice)
+        except TimeoutError:
+            # Busy with this session, the others may go on waiting. Silent, they shall not wait in vain.
+            if self._process is None or self._process.silent_seconds > _LIVELY_SECONDS:
+                self._stall_count += 1
+            raise
+        finally:
+            self._turns.release()
 
     async def _ask(
         self,
