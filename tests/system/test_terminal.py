@@ -181,14 +181,16 @@ def test_program_that_minds_no_hang_up_goes_on_as_paused_until_it_is_killed(gate
 
 def test_terminal_is_recorded_and_its_input_is_not(gateway: InstalledGateway) -> None:
     with shell(gateway, columns=90, rows=20) as terminal:
-        terminal.enter("stty -echo")
-        terminal.enter("read secret; clear; echo $((6 * 7))-coloured-é")
+        terminal.enter("stty -echo; echo $((6 * 6))-quiet")
+        terminal.wait("36-quiet")
+        terminal.enter("read -p 'se''cret: ' secret; clear; echo $((6 * 7))-coloured-é")
+        terminal.wait("secret: ")
         terminal.enter("hunter2")
         terminal.wait("42-coloured-é")
         terminal.resize(columns=70, rows=22)
         terminal.enter("exit 3")
         assert terminal.wait_ended() == 3
-    row = gateway.until_row("SELECT * FROM sessions WHERE exit_code = 3 AND kind = 'shell' AND status = 'terminated'")
+    row = gateway.until_row("SELECT * FROM sessions WHERE exit_code = 3 AND columns = 90 AND status = 'terminated'")
     assert (row["columns"], row["rows"], row["end_reason"]) == (90, 20, "exit")
     export = gateway.homeport("rec", "export", str(row["id"])).stdout.decode()
     header, *events = [json.loads(line) for line in export.splitlines()]
