@@ -17,6 +17,7 @@ from admin_http.pages import Pages
 from admin_http.status import StatusSource
 from gateway.config import Address
 from gateway.errors import StartRefused
+from gateway.listening import close_without_loss
 
 # Requests under way when the gateway stops; they take milliseconds.
 STOP_SECONDS_MAX = 2.0
@@ -86,16 +87,15 @@ class AdminServer:
     @property
     def sockets(self) -> list[socket.socket]:
         """What it listens on, as copies that the caller closes."""
-        return [sock.dup() for site in self._sites for sock in site.sockets]
+        return [sock.dup() for site in self._sites for sock in site.listener.sockets]
 
     @property
     def open_connection_count(self) -> int:
         return len(self._open_connections)
 
-    def stop_listening(self) -> None:
-        """Connections that are open are served on until `stop`."""
-        for site in self._sites:
-            site.stop_listening()
+    async def leave_to_others(self) -> None:
+        """Stop listening where somebody else has a copy of the sockets. Who is connected is served on until `stop`."""
+        await close_without_loss([site.listener for site in self._sites])
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -160,17 +160,12 @@ class _BoundedSite(web.BaseSite):
             self._server = await loop.create_server(connection, host, port, start_serving=False)
 
     async def serve(self) -> None:
-        assert isinstance(self._server, asyncio.Server)
-        await self._server.start_serving()
-
-    def stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        await self.listener.start_serving()
 
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
+    def listener(self) -> asyncio.Server:
         assert isinstance(self._server, asyncio.Server)
-        return self._server.sockets
+        return self._server
 
 
 def _why_not(listen: Address, error: OSError) -> str:

@@ -372,7 +372,7 @@ class Gateway:
     async def _step_aside(self) -> None:
         """Whoever comes waits in the kernel's queues from here on; terminals that nobody looks at are to be adopted."""
         self.elsewhere.pause()
-        self.doors.shut()
+        await self.doors.shut()
         await self.upkeep.stop(STOP_SECONDS)
         await self.handover.release_detached()
 

@@ -58,12 +58,12 @@ class Doors:
         sockets = {"ssh": self._ssh.sockets, "http": self._admin.sockets, "control": [self.control.listening_socket]}
         return [Door(name, self._asked(name), sock) for name, found in sockets.items() for sock in found]
 
-    def shut(self) -> None:
+    async def shut(self) -> None:
         """Whoever has come in is served on; whoever comes waits."""
         self._kept = {"ssh": self._ssh.sockets, "http": self._admin.sockets}
-        self._ssh.stop_listening()
-        self._admin.stop_listening()
         self.control.pause()
+        await self._ssh.leave_to_others()
+        await self._admin.leave_to_others()
 
     async def open_again(self) -> None:
         """After `shut`, when nobody else answered."""

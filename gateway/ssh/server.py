@@ -18,6 +18,7 @@ from gateway.events import Event
 from gateway.forwarding.agents import AgentForwarder
 from gateway.forwarding.displays import Carry, Display, DisplayRequest
 from gateway.interfaces import AccessKey, SessionRequest
+from gateway.listening import close_without_loss
 from gateway.log import log_event
 from gateway.session import Channel
 from gateway.ssh import algorithms
@@ -169,9 +170,12 @@ class SshServer:
         return options
 
     def stop_listening(self) -> None:
-        """Whoever was accepted is served; others wait in the kernel's queue as long as somebody has a copy of it."""
         for listener in self._listeners:
             listener.close()
+
+    async def leave_to_others(self) -> None:
+        """Stop listening where somebody else has a copy of the sockets: nobody is reset."""
+        await close_without_loss(self._listeners)
 
     async def close_connections(self, reason: str) -> None:
         """Say goodbye to every client and wait until their connections are gone."""

@@ -203,6 +203,14 @@ class InstalledGateway:
         self.log.wait_end()
         return status
 
+    def reload(self) -> int:
+        """`homeport reload`; returns the pid of the new one."""
+        before = self.serving_pid
+        done = self.homeport("reload")
+        after = self.serving_pid
+        assert after != before, (done.stdout, done.stderr)
+        return after
+
     def close(self) -> None:
         """End everything: the gateway, if it still runs, and the keepers with what runs in them."""
         self.homeport("stop", "--all", check=False)
@@ -317,6 +325,17 @@ class InstalledGateway:
                         found.append((int(folder.name), command))
         return found
 
+    @property
+    def serving_pid(self) -> int:
+        """Of the gateway that holds the state; another one after each reload."""
+        return int((self.state_dir / "gateway.lock").read_text())
+
+    def gateway_pids(self) -> set[int]:
+        """The one that serves and those it replaced, as they say themselves; and those of killed ones."""
+        folder = self.directory / "run" / "gateways"
+        names = os.listdir(folder) if folder.exists() else []
+        return {int(name) for name in names if name.isdigit() and Path(f"/proc/{name}").exists()}
+
     def keeper_pids(self) -> list[int]:
         """The keepers themselves (not bwrap outside of them)."""
         return [
@@ -326,7 +345,7 @@ class InstalledGateway:
     def all_programs(self) -> list[tuple[int, str]]:
         """What runs in the workspaces: everything but the gateway, its keepers and their sandboxes."""
         assert self.process is not None
-        ours = {self.process.pid, *self.keeper_pids()}
+        ours = {self.process.pid, *self.gateway_pids(), *self.keeper_pids()}
         return [(pid, line) for pid, line in self.processes() if pid not in ours and "bwrap" not in line.split(" ")[0]]
 
     def programs(self, marker: str) -> list[int]:
