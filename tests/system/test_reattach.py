@@ -19,8 +19,11 @@ from bench.load import LAST_WORD, SCREEN_COMMAND
 from bench.wire import Connection
 from tests.support.clients import require
 from tests.support.installed import WORKSPACE, InstalledGateway, until
-from tests.support.real_terminals import Size, Tmux, XtermJs, XtermWindow
-from tests.support.reattaching import ASKER, BY_NAME, PROGRAMS, Interrupted, Tally
+from tests.support.real_terminals import Size
+from tests.support.real_tmux import Tmux
+from tests.support.real_xterm import XtermJs, XtermWindow
+from tests.support.reattaching import Interrupted, Tally
+from tests.support.screen_programs import ASKER, BY_NAME, PROGRAMS
 from tests.system.conftest import Lend, skip_without_walls
 
 SMALL, LARGE = Size(80, 24), Size(132, 43)

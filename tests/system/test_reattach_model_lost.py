@@ -18,7 +18,8 @@ import pytest
 from tests.support import installed
 from tests.support.clients import require
 from tests.support.installed import InstalledGateway, until
-from tests.support.real_terminals import Size, XtermJs, XtermWindow
+from tests.support.real_terminals import Size
+from tests.support.real_xterm import XtermJs, XtermWindow
 from tests.system.conftest import running
 
 SIZE = Size(80, 24)
