@@ -55,7 +55,7 @@ def recorded_output(gateway: InstalledGateway, session_id: object) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_of_the_gateway_lose_no_byte_no_shell_and_no_row(gateway: InstalledGateway, rounds: int) -> None:
     """Ten programs print, one of them to a client; a file is on its way in, a forward is in use. Every other round one
     more gateway is killed while it is just starting and adopting."""

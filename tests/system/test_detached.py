@@ -139,7 +139,7 @@ def recorded_lines(gateway: InstalledGateway, name: str) -> list[int]:
     return [int(line.split()[1]) for line in output.replace("\r", "").split("\n") if line.startswith("line 0")]
 
 
-@pytest.mark.parametrize(("count", "rate"), [(400, 200), pytest.param(3600, 200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "rate"), [(200, 200), pytest.param(3600, 200, marks=pytest.mark.slow)])
 def test_loop_with_nobody_attached_is_recorded_whole_and_costs_next_to_nothing(
     gateway: InstalledGateway, count: int, rate: int
 ) -> None:
@@ -218,7 +218,7 @@ def test_agent_of_the_new_client_answers_in_the_old_shell_and_nobody_s_at_once(g
             assert " second-agent-key (ED25519)" in shell.ask("ssh-add -l")
 
 
-@pytest.fixture(params=["none", "bubblewrap"])
+@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def forwarding(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """A gateway of the test's own, that forwards X11."""
     skip_without_walls(request.param)

@@ -46,7 +46,7 @@ def shell_from(far: FarMachine, gateway: InstalledGateway, *options: str, login:
     return Shell(gateway, command=far.command(*gateway.ssh_command(*words, workspace=login)))
 
 
-@pytest.mark.parametrize("login", ["demo", "demo+named"])
+@pytest.mark.parametrize("login", ["demo", pytest.param("demo+named", marks=pytest.mark.slow)])
 def test_shell_of_a_machine_that_vanished_is_had_at_once_and_its_return_does_no_harm(
     far: FarMachine, reachable: InstalledGateway, login: str
 ) -> None:

@@ -65,6 +65,7 @@ def test_connection_that_was_cut_without_a_word_loses_its_shell_to_the_next_logi
                 assert new.exit() == 0
 
 
+@pytest.mark.slow
 def test_suspended_client_loses_its_shell_only_if_it_is_asked_for(gateway: InstalledGateway) -> None:
     command = " ".join(map(str, gateway.ssh_command()))
     with Terminal(["bash", "--norc", "--noprofile"]) as person:
@@ -272,7 +273,7 @@ def test_commands_and_files_with_a_name_are_plain_whether_or_not_the_session_liv
         pid = shell.pid
         try_all()
         assert shell.pid == pid
-        assert [row["name"] for row in live_rows(gateway)] == ["logs"]
+        until(lambda: [row["name"] for row in live_rows(gateway)] == ["logs"], "nothing else is left")
         shell.exit()
 
 
