@@ -184,7 +184,7 @@ def test_terminal_is_recorded_and_its_input_is_not(gateway: InstalledGateway) ->
         terminal.enter("stty -echo; echo $((6 * 6))-quiet")
         terminal.wait("36-quiet")
         terminal.enter("read -p 'se''cret: ' secret; clear; echo $((6 * 7))-coloured-é")
-        terminal.wait("secret: ")
+        terminal.wait("secret:")
         terminal.enter("hunter2")
         terminal.wait("42-coloured-é")
         terminal.resize(columns=70, rows=22)
