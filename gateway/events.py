@@ -51,6 +51,7 @@ class Event(StrEnum):
     RECORDING_GAP = "recording.gap"
 
     SCREENS_STARTED = "screens.started"
+    SCREENS_READY = "screens.ready"
     SCREENS_ENDED = "screens.ended"
     SCREENS_FAILED = "screens.failed"
     SCREEN_PAINTED = "screen.painted"

@@ -103,6 +103,9 @@ class Archive:
         for path in _files(self.spools_dir, KEYFRAME_SUFFIX):
             if path.stem not in spooled:
                 path.unlink(missing_ok=True)
+        for path in self.spools_dir.glob(f"*{KEYFRAME_SUFFIX}.new"):  # killed while it was written
+            if path.name.partition(".")[0] not in spooled:
+                path.unlink(missing_ok=True)
 
     def unused_since(self, cutoff: datetime) -> Sequence[str]:
         """Sessions whose recording was last written before `cutoff`, without those that have a spool: they live, or

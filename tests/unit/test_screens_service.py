@@ -244,8 +244,11 @@ async def test_keyframes_of_sessions_that_ended_while_no_gateway_ran_are_removed
     alive = recorder_of(recordings, SECOND_SESSION_ID)
     for session_id in (SESSION_ID, SECOND_SESSION_ID):
         keyframe.store(recordings.archive.keyframe_path(session_id), b"x")
+    half_made = recordings.archive.keyframe_path(SESSION_ID).with_name(f"{SESSION_ID}.screen.new")
+    half_made.touch()
     await recordings.finish_left_over(frozenset({SECOND_SESSION_ID}))
     assert not recordings.archive.keyframe_path(SESSION_ID).exists()
+    assert not half_made.exists()
     assert recordings.archive.keyframe_path(SECOND_SESSION_ID).exists()
     await alive.close(is_final=True)
 

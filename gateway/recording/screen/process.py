@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gateway.events import Event
+from gateway.log import log_event
 from gateway.recording.screen import protocol
 from gateway.recording.screen.protocol import (
     DESCRIPTORS_MAX,
@@ -176,6 +178,7 @@ class ScreensProcess:
         self._waiting.discard(reply.id)
         if reply.id == READY_ID:
             self.abilities = reply.text
+            log_event(Event.SCREENS_READY, pid=self.pid, abilities=reply.text)
         if reply.id != _PING_ID:
             self._on_reply(reply)
 
