@@ -17,7 +17,6 @@ Here is the layout and what must be written in which order; when to change laps 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
@@ -29,6 +28,7 @@ from pathlib import Path
 from gateway.errors import RecordingDamaged
 from gateway.recording.block_log import LapData
 from gateway.recording.layout import EVENT, EVENT_BYTES, Kind, RecordingMeta, events_in
+from gateway.recording.mapped_file import map_file, map_new_file
 
 SUFFIX = ".spool"
 # One is filled while the recorder works on the others. Eight, because a thread waits up to 5 ms for the interpreter
@@ -102,7 +102,7 @@ class Spool:
         size = segment_bytes * SEGMENT_COUNT
         memory_fd = None
         if path is not None:
-            mapping = _map_new(path, size)
+            mapping = map_new_file(path, size, reserved_bytes=RESERVE_FIRST_BYTES)
         else:
             memory_fd = os.memfd_create("spool", os.MFD_CLOEXEC)
             os.ftruncate(memory_fd, size)
@@ -118,7 +118,10 @@ class Spool:
     @classmethod
     def open(cls, path: Path) -> Spool:
         """An existing spool, ours from now on. Raises FileNotFoundError, SpoolBusy, RecordingDamaged, OSError."""
-        mapping = _map_existing(path)
+        try:
+            mapping = map_file(path)
+        except BlockingIOError:
+            raise SpoolBusy(str(path)) from None
         try:
             _check_head(mapping, len(mapping), path)
         except RecordingDamaged:
@@ -404,37 +407,3 @@ def _check_head(head: mmap.mmap | bytearray, size: int, path: Path | None) -> No
         if cells[_VERSION_CELL] == _VERSION and 0 < count <= SEGMENT_COUNT and segment_bytes * count == size:
             return
     raise RecordingDamaged("this is no spool of this version", detail=str(path))
-
-
-def _map_new(path: Path, size: int) -> mmap.mmap:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, size)
-        os.posix_fallocate(fd, 0, RESERVE_FIRST_BYTES)
-        return _map(fd, size)
-    except BaseException:
-        path.unlink()
-        raise
-    finally:
-        os.close(fd)  # the mapping holds its own copy, and with it the lock
-
-
-def _map(fd: int, size: int) -> mmap.mmap:
-    mapping = mmap.mmap(fd, size)
-    mapping.madvise(mmap.MADV_RANDOM)  # else the kernel brings in 64 KiB around each page of every idle session
-    return mapping
-
-
-def _map_existing(path: Path) -> mmap.mmap:
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = os.fstat(fd).st_size
-        if size < _HEAD_BYTES:
-            raise RecordingDamaged("the spool is shorter than its head", detail=str(path))
-        return _map(fd, size)
-    except BlockingIOError:
-        raise SpoolBusy(str(path)) from None
-    finally:
-        os.close(fd)
