@@ -46,9 +46,9 @@ class WorkspaceKeepers:
     async def find(self) -> list[Keeper]:
         """Connect to every keeper an earlier gateway left running; remove the remains of dead ones."""
         root = self._runtime_dir / "keepers"
-        ids = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        ids = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
         async with asyncio.TaskGroup() as group:
-            for workspace_id in ids:
+            for workspace_id in sorted(ids - self._links.keys() - self._starts.keys()):
                 group.create_task(self._find_one(workspace_id), name=f"find-keeper:{workspace_id}")
         return self.running()
 
@@ -130,8 +130,10 @@ class WorkspaceKeepers:
         except BaseException:
             link.close()
             raise
-        self._links[place.workspace_id] = link
-        return link
+        known = self._links.setdefault(place.workspace_id, link)
+        if known is not link:  # another came first; its programs are its own, and a keeper takes few connections
+            link.close()
+        return known
 
     def _forget(self, link: KeeperLink) -> None:
         if self._links.get(link.workspace_id) is link:

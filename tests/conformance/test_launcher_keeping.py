@@ -187,6 +187,29 @@ async def test_two_gateways_that_come_at_once_share_one_keeper(site: Site) -> No
         assert [kept.exit for kept in await keeper.list()] == []
 
 
+async def test_looking_for_keepers_again_finds_new_ones_and_keeps_the_connections_there_are(site: Site) -> None:
+    """Looked for every few seconds beside a gateway that was replaced: a connection each time would have used up those
+    that a keeper takes, and then no gateway could have reached its programs."""
+    first, second = site.gateway(), site.gateway()
+    await site.keeper(first)
+    (found,) = await second.find()
+    program = await found.start(site.spec("read line; exit 4", terminal=True))
+    again = await asyncio.gather(*(second.find() for _ in range(5)))
+    assert [keepers == [found] for keepers in again] == [True] * 5
+    assert (await (await site.keeper(second)).stats())["clients"] == 2
+    await found.hang_up(program.session_id)
+    assert (await ended(program)).signal == "HUP"
+    close_streams(program)
+
+
+async def test_keepers_looked_for_by_several_at_once_are_connected_to_once(site: Site) -> None:
+    await site.keeper(site.gateway())
+    gateway = site.gateway()
+    found = await asyncio.gather(gateway.find(), gateway.find(), site.keeper(gateway))
+    assert found[0] == found[1] == [found[2]]
+    assert (await found[2].stats())["clients"] == 2
+
+
 async def test_a_killed_keeper_ends_its_sessions_at_once_and_the_next_login_starts_another(site: Site) -> None:
     gateway = site.gateway()
     keeper = await site.keeper(gateway)
