@@ -17,8 +17,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from enum import Enum, auto
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from gateway import __version__, notify
@@ -26,12 +25,13 @@ from gateway.access import OwnPorts
 from gateway.config import Config, config_file
 from gateway.doors import Doors
 from gateway.elsewhere import WATCH_SECONDS, Elsewhere
-from gateway.errors import CommandRefused, GatewayError, LauncherUnavailable
+from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwarding.agents import Agents
 from gateway.forwarding.displays import Displays
 from gateway.forwarding.forwards import Forwards
 from gateway.gatehouse import Gatehouse
+from gateway.gateway_state import GatewayState
 from gateway.handover import Handover
 from gateway.idle import IdleLimits, IdleWatch
 from gateway.ids import new_id
@@ -47,8 +47,8 @@ from gateway.log import log_event, log_failure, log_warning
 from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen.screens import ScreenService
-from gateway.reload import READY_SECONDS, SERVING_SECONDS, Predecessor, Successor
-from gateway.retirement import Retirement
+from gateway.reload import Predecessor
+from gateway.replacement import Replacement
 from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
@@ -63,21 +63,11 @@ from gateway.workspaces.create import WorkspaceYard, remove_half_made
 STOP_SECONDS = 10.0
 
 
-class GatewayState(Enum):
-    """starting → serving → (retired →) draining → stopped; readiness is `SERVING` and nothing else."""
-
-    STARTING = auto()
-    SERVING = auto()
-    RETIRED = auto()
-    DRAINING = auto()
-    STOPPED = auto()
-
-
 class Gateway:
     """One gateway process. `async with Gateway.running(config, places) as gateway` serves inside the block."""
 
     def __init__(
-        self, config: Config, places: Places, tasks: asyncio.TaskGroup, predecessor: Predecessor | None
+        self, config: Config, places: Places, tasks: asyncio.TaskGroup, predecessor: Predecessor | None = None
     ) -> None:
         self.config = config
         self.places = places
@@ -87,13 +77,13 @@ class Gateway:
         self.host_key_lines: list[str] = []
         self.client_identity: str | None = None  # the private key to name to clients, which a trial knows
         self.why_no_reload = ""
-        self._lock = StateLock(places.state_lock, inherited_fd=predecessor.lock_fd if predecessor else -1)
+        self.lock = StateLock(places.state_lock, inherited_fd=predecessor.lock_fd if predecessor else -1)
         self.processes = GatewayProcesses(places.gateways_dir)
-        self._reload: asyncio.Task[int] | None = None
+        self.replacement = Replacement(self)
         self._tasks = tasks
         self._spawned: set[asyncio.Task[None]] = set()
-        self._long_lived: list[asyncio.Task[None]] = []
-        self._stop_asked = asyncio.Event()
+        self.long_lived: list[asyncio.Task[None]] = []
+        self.stop_asked = asyncio.Event()
         self._is_ending_all = False
         self.was_replaced = False
         self._resources = contextlib.AsyncExitStack()
@@ -123,7 +113,7 @@ class Gateway:
     async def _start(self) -> None:
         """Up to `ready` nothing is touched that a gateway which is to be replaced would miss."""
         started = time.monotonic()
-        self._resources.enter_context(self._lock)
+        self._resources.enter_context(self.lock)
         self.processes.enter()
         self._resources.callback(self.processes.leave)
         _take_all_descriptors()
@@ -134,7 +124,7 @@ class Gateway:
         await self._build_doors(host_keys)
         if self._predecessor is not None:
             await self._predecessor.ready(__version__)
-        self._lock.sign()
+        self.lock.sign()
         self.upkeep.start()  # before the adoption, which it counts
         await self.handover.adopt_all()
         self.elsewhere.begin()
@@ -142,7 +132,7 @@ class Gateway:
             await remove_half_made(self.places.workspaces_dir)
         await self.doors.open()
         self.screens.start()
-        self._long_lived += [
+        self.long_lived += [
             self.spawn(self.doors.control.serve(), "control"),
             self.spawn(self._flush_activity(), "flush-activity"),
             self.spawn(self.idle.run(self.config.session.idle_check_seconds), "idle"),
@@ -248,15 +238,15 @@ class Gateway:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop)
-        await self._stop_asked.wait()
+        await self.stop_asked.wait()
 
     def ask_to_stop(self, *, end_all: bool = False) -> None:
         self._is_ending_all = self._is_ending_all or end_all
-        if self._stop_asked.is_set():
+        if self.stop_asked.is_set():
             self.handover.hurry()
             if self.state is GatewayState.DRAINING and not self.was_replaced:
                 self.processes.ask_others_to_stop()
-        self._stop_asked.set()
+        self.stop_asked.set()
 
     async def begin_stop(self, end_all: bool) -> StopBegun:
         """For `homeport stop`: what will be kept, and the stop set in motion once the answer is on its way."""
@@ -273,7 +263,7 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop, reload=self.reload, disconnect=self.ssh.disconnect_key,
+                        stop=self.begin_stop, reload=self.replacement.reload, disconnect=self.ssh.disconnect_key,
                         ends_at=self.idle.ends_at, shells=installed_shells, way_in=self._way_into,
                         own_name=own_name)  # fmt: skip
 
@@ -324,96 +314,11 @@ class Gateway:
             await self.elsewhere.look()
             self.agents.reclaim()
 
-    # --------------------------------------------------------------------------------------------- reload, retire
-
-    async def reload(self, say: Callable[[str], Awaitable[None]]) -> None:
-        """For `homeport reload`: have this program executed anew, and replaced by that. Raises CommandRefused with the
-        reason; then nothing has changed. Goes on if whoever asked leaves."""
-        if self.why_no_reload:
-            raise CommandRefused(self.why_no_reload)
-        if self._reload is not None or self.state is not GatewayState.SERVING:
-            raise CommandRefused("the gateway is being replaced or stopped already")
-        self._reload = asyncio.create_task(self._be_replaced(), name="reload")
-        self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged, and told who waits
-        try:
-            pid = await asyncio.shield(self._reload)
-        finally:
-            if self.state is GatewayState.SERVING and self._reload.done():
-                self._reload = None
-        count = self.ssh.connection_count
-        rest = f"; this one, {os.getpid()}, serves on until its {count} connections have ended" if count else ""
-        await say(f"replaced by process {pid}{rest}")
-
-    async def _be_replaced(self) -> int:
-        doors = self.doors.doors()
-        try:
-            successor = await Successor.start(doors, lock_fd=self._lock.fileno())
-        finally:
-            for door in doors:
-                door.socket.close()
-        has_shut = False
-        try:
-            ready = await successor.until("ready", READY_SECONDS)
-            has_shut = True
-            await self._step_aside()
-            await successor.go()
-            await successor.until("serving", SERVING_SECONDS)
-        except BaseException as error:
-            log_warning(Event.GATEWAY_WARNED, reason=f"reload failed: {error}")
-            await successor.abandon()
-            if has_shut:
-                await self._step_back()
-            raise
-        log_event(Event.GATEWAY_REPLACED, pid=successor.pid, version=ready.get("version"),
-                  connection_count=self.ssh.connection_count)  # fmt: skip
-        await self._retire(successor)
-        return successor.pid
-
-    async def _step_aside(self) -> None:
-        """Whoever comes waits in the kernel's queues from here on; terminals that nobody looks at are to be adopted."""
-        self.elsewhere.pause()
-        await self.doors.shut()
-        await self.upkeep.stop(STOP_SECONDS)
-        await self.handover.release_detached()
-
-    async def _step_back(self) -> None:
-        """The new one came to nothing, and is gone."""
-        self._lock.sign()
-        self.upkeep.start()
-        await self.handover.adopt_all()
-        self.elsewhere.begin()
-        await self.doors.open_again()
-
-    async def _retire(self, successor: Successor) -> None:
-        self.state = GatewayState.RETIRED
-        self.elsewhere.is_retired = True
-        self._lock.release()
-        await self.doors.leave()
-        await asyncio.to_thread(notify.replaced_by, successor.pid)
-        successor.let_go()
-
-        def look() -> None:
-            successor.reap()
-            self.agents.reclaim()
-
-        retirement = Retirement(sessions=self.sessions, handover=self.handover, connections=self.ssh, store=self.store,
-                                commands_running=lambda: self.doors.control.caller_count, look=look,
-                                drain_seconds=self.config.session.reload_drain_seconds)  # fmt: skip
-        self._long_lived.append(self.spawn(self._retired(retirement), "retirement"))
-
-    async def _retired(self, retirement: Retirement) -> None:
-        try:
-            await retirement.run()
-        finally:
-            self._stop_asked.set()
-
     # ------------------------------------------------------------------------------------------ drain, stop
 
     async def _stop(self) -> None:
         """In the order of the module's docstring. Also undoes a start that failed half-way."""
-        if self._reload is not None and not self._reload.done():
-            self._reload.cancel()
-            await asyncio.wait({self._reload})
+        await self.replacement.give_up()
         self.was_replaced = self.state is GatewayState.RETIRED
         was_serving = self.state in (GatewayState.SERVING, GatewayState.RETIRED)
         self.state = GatewayState.DRAINING
@@ -425,7 +330,7 @@ class Gateway:
                     self.processes.ask_others_to_stop()
                 await self._drain_in_time()
         finally:
-            for task in self._long_lived:
+            for task in self.long_lived:
                 task.cancel()
             try:
                 async with asyncio.timeout(2 * STOP_SECONDS):

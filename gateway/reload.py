@@ -11,7 +11,7 @@
 
 Until the last word the old one can take everything back, and does so when the new one refuses, dies or is too slow.
 Nothing is ever forked without an exec, which would copy descriptors that tell a keeper its gateway lives. Here is what
-the two say to each other; what a gateway does with it is in app.py.
+the two say to each other; what a gateway does with it is in replacement.py.
 """
 
 from __future__ import annotations

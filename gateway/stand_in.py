@@ -34,6 +34,7 @@ def _pass_on(lock: Path, number: int) -> None:
 
 
 def main(lock: Path) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers we had started: the kernel forgets them when they end
     # In a terminal Ctrl-C reaches the whole group: the gateway has had its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: _pass_on(lock, number))

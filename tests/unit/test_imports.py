@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EDGES = {"ssh", "launchers", "recording", "workspaces", "store", "lobby", "upkeep", "keeper"}
 # Knows all parts and is known by none of them.
-WIRING = {"app", "cli", "direct", "doors", "check", "services", "trial", "__main__"}
+WIRING = {"app", "cli", "direct", "doors", "check", "replacement", "services", "trial", "__main__"}
 NOT_CORE = WIRING | {"__init__"}
 # Who may import what; a name that is missing here is nobody's.
 LIBRARIES = {
