@@ -150,21 +150,39 @@ class TerminalSession(Session):
                 viewer.begin_painting()
                 until = self._recorder.position
                 painting = await self._screens.paint(
-                    self.session_id, until, size=self.size, term=viewer.term, notice=notice
+                    self.session_id, until, size=self._size_of(viewer), term=viewer.term, notice=notice
                 )
                 if viewer.is_gone or viewer.needs_repaint:
                     continue
                 viewer.show(painting.data)
-                self.resume_outputs()
+                self._go_on()
                 if not painting.is_exact:
                     self._have_it_drawn_anew()
                 return
+        except Exception:
+            # Left among the viewers it would hold the program back for ever, and the session would never be free.
+            self.dismiss(viewer, "internal error; connect again")
+            raise
         finally:
             viewer.painted.set()
+
+    def _size_of(self, viewer: Viewer) -> WindowSize:
+        """Of the client's own terminal, which may be larger than the window."""
+        size = viewer.size
+        return size if size.columns and size.rows else self.size
 
     def _paint_soon(self, viewer: Viewer) -> None:
         viewer.begin_painting()
         self._spawn(self._paint(viewer), f"paint:{self.session_id}")
+
+    def _paint_again(self, viewer: Viewer) -> None:
+        """What it sees is out of date."""
+        if viewer.state is ViewerState.PAINTING:
+            viewer.needs_repaint = True
+        elif viewer.is_full:  # one painting upon the other would wait in our memory
+            viewer.fall_behind()
+        elif viewer.state is ViewerState.LIVE:
+            self._paint_soon(viewer)
 
     def _have_it_drawn_anew(self) -> None:
         """Without its screen a client sees what the program draws when its window changes."""
@@ -179,7 +197,11 @@ class TerminalSession(Session):
     # ------------------------------------------------------------------------------------------------- the window
 
     def viewer_resized(self, viewer: Viewer) -> None:
+        before = self.size
         self._fit_window(viewer)
+        # Its own terminal has moved the lines about. A program that has another's window will not draw them anew.
+        if self.size == before and len(self._viewers) > 1:
+            self._paint_again(viewer)
 
     def _fit_window(self, cause: Viewer | None) -> None:
         """As large as the smallest viewer's. Where others change the size, a viewer's own terminal did not follow."""
@@ -191,10 +213,9 @@ class TerminalSession(Session):
         self._resize_terminal(size)
         self._recorder.mark_resize(size)
         for viewer in self._viewers:
-            if viewer.state is ViewerState.PAINTING:
-                viewer.needs_repaint = True
-            elif viewer.state is ViewerState.LIVE and (viewer is not cause or len(self._viewers) > 1):
-                self._paint_soon(viewer)
+            # The terminal of a sole viewer has followed already.
+            if viewer.state is ViewerState.PAINTING or viewer is not cause or len(self._viewers) > 1:
+                self._paint_again(viewer)
 
     def _resize_terminal(self, size: WindowSize) -> None:
         if not self._pump.is_closed and self.program.terminal_fd is not None:
@@ -239,6 +260,10 @@ class TerminalSession(Session):
     def viewer_has_room(self, viewer: Viewer) -> None:
         if viewer.state is ViewerState.BEHIND:
             self._paint_soon(viewer)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read the program on. Where one viewer is full and another is not, that one is waited for a moment at most."""
         self.resume_outputs()
         if self.is_output_paused and len(self._viewers) > 1:
             self._watch_slow_viewers()

@@ -137,6 +137,8 @@ class Viewer:
         """On a terminal a client's EOF means nothing: a Ctrl-D typed by us would end or litter the program."""
 
     def window_changed(self, size: WindowSize) -> None:
+        if size == self.size:
+            return
         self.size = size
         if not self.is_gone:
             self._session.viewer_resized(self)

@@ -110,7 +110,7 @@ async def test_a_window_of_unknown_size_says_nothing(desk: Desk) -> None:
 async def test_who_sees_the_window_change_without_having_changed_it_is_painted_anew(desk: Desk) -> None:
     """His own terminal did not follow; what he sees would no longer be what the program draws on."""
     await desk.join(WindowSize(60, 20))
-    await desk.printed(desk.first, b" of 60x20 >")
+    await desk.printed(desk.first, b" of 80x24 >")
     assert DETACH_RESET in desk.first.output, "painted over a screen in use, whatever modes it is in"
 
 
@@ -121,8 +121,53 @@ async def test_a_size_that_changes_while_painting_is_painted_again(desk: Desk) -
     desk.first.client.window_changed(WindowSize(50, 10))
     desk.stage.screens.gate.set()
     channel = await joining
-    assert channel.output.startswith(b"<") and b" of 50x10 " in channel.output
-    assert b"80x24" not in channel.output
+    assert len(desk.stage.screens.painted) == 3, "one for the first client, two for the second"
+    assert channel.output.count(b" of 100x30 ") == 1
+
+
+async def test_a_screen_is_painted_for_the_client_s_own_terminal_which_may_be_larger(desk: Desk) -> None:
+    """What its user has there must go into the scrollback, to the last row, or the picture lies over it."""
+    large = await desk.join(WindowSize(132, 50))
+    assert b" of 132x50 " in large.output
+    unknown = await desk.join(WindowSize(0, 0))
+    assert b" of 80x24 " in unknown.output
+
+
+async def test_who_has_the_larger_window_is_painted_anew_when_he_changes_it(desk: Desk) -> None:
+    """His terminal moved its lines about, and no program heard of it that would draw them anew."""
+    large = await desk.join(WindowSize(132, 50))
+    large.client.window_changed(WindowSize(132, 60))
+    await desk.printed(large, b" of 132x60 ")
+    assert desk.session.size == SIZE
+    assert desk.stage.screens.painted[2:] == [], "nothing has changed for the other one"
+
+
+async def test_a_window_that_changes_all_the_time_costs_who_does_not_read_no_memory(desk: Desk) -> None:
+    """Each change is a painting for everybody, and a painting may be a megabyte."""
+    stopped = await desk.join()
+    stopped.is_writing_paused = True
+    seen = len(stopped.output)
+    for columns in range(40, 80):
+        desk.first.client.window_changed(WindowSize(columns, 24))
+        await desk.printed(desk.first, b" of %dx24 " % columns)
+    assert len(stopped.output) == seen
+    stopped.is_writing_paused = False
+    stopped.client.resume_writing()
+    await stopped.until(lambda: len(stopped.output) > seen)
+    assert stopped.output[seen:].count(b" of ") == 1, "the newest screen"
+
+
+async def test_a_painting_that_fails_costs_its_client_the_session_and_nobody_else(desk: Desk) -> None:
+    class Failing:
+        async def paint(self, *args: object, **keys: object) -> None:
+            raise RuntimeError("cannot start a thread")
+
+    desk.session._screens = Failing()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError):
+        await desk.join()
+    assert len(desk.session.viewers) == 1
+    desk.first.lose()
+    assert desk.stage.detached.is_set()
 
 
 async def test_the_last_one_to_leave_detaches_and_the_program_goes_on(desk: Desk) -> None:
@@ -176,6 +221,21 @@ async def test_a_slow_client_beside_a_quick_one_falls_behind_and_gets_the_newest
     await slow.until(lambda: len(slow.output) > seen)
     newest = b"<%d of 80x24" % len(stage.recorder.recorded)
     assert slow.output[seen:].startswith(DETACH_RESET + newest)
+
+
+async def test_who_comes_to_a_program_that_a_stopped_client_holds_back_sets_it_free(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stopped one may answer for years that it is there (a window in copy mode)."""
+    monkeypatch.setattr(terminal_session, "SLOW_SECONDS", 0.01)
+    desk = Desk(stage, "read x; head -c 3000000 /dev/zero; echo done; read x")
+    await desk.ready()
+    desk.first.is_writing_paused = True
+    desk.first.client.data_received(b"go\n")
+    while not desk.session.is_output_paused or desk.session._pump._is_reading:
+        await asyncio.sleep(0)
+    channel = await desk.join()
+    await desk.printed(channel, b"done")
 
 
 async def test_a_flood_while_painting_holds_the_program_back_and_not_our_memory(
@@ -258,8 +318,8 @@ async def test_without_its_screen_a_program_is_made_to_draw_anew(stage: Stage, m
 
 @pytest.mark.parametrize(
     "question",
-    [r"\033[c", r"\033[>c", r"\033[6n", r"\033[?6n", r"\033[?2026$p", r"\033[>q", r"\033P+q544e\033\\", r"\033]11;?\007",
-     r"\033]4;1;?\007", r"\033[?u", r"\033[18t", r"\005"],
+    [r"\033[c", r"\033[>c", r"\033[6n", r"\033[?6n", r"\033[?2026$p", r"\033[>q", r"\033P+q544e\033\\",
+     r"\033]11;?\007", r"\033]4;1;?\007", r"\033[?u", r"\033[18t", r"\005"],
 )  # fmt: skip
 async def test_a_question_asked_while_nobody_is_there_is_answered_by_the_model(stage: Stage, question: str) -> None:
     desk = Desk(stage, f"stty raw -echo; read -r go; printf '{question}'; head -c 6 >/dev/null; echo answered")
