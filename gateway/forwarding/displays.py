@@ -161,9 +161,9 @@ class Displays:
 
         Never fails, and ends within OPEN_SECONDS: a number that cannot be had is one where nobody answers.
         """
-        display = next((known for known in self._displays if known.name == name and not known.is_over), None)
+        display = self._find(workspace.id, name)
         if display is None:
-            return  # its client has gone again
+            return  # its client has gone again, or lost it to a newer one
         inside = self._launcher.inside(workspace)
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -174,6 +174,13 @@ class Displays:
         except (TimeoutError, OSError, GatewayError) as error:
             log_event(Event.FORWARD_REFUSED, level=logging.DEBUG, workspace=workspace.name, kind="x11",
                       reason=f"the display of an earlier client could not be had: {error}")  # fmt: skip
+
+    def _find(self, workspace_id: str, name: str) -> Display | None:
+        """Those that lost their numbers share a name, with clients of other workspaces as well."""
+        for display in self._displays:
+            if display.workspace_id == workspace_id and display.name == name and display.number and not display.is_over:
+                return display
+        return None
 
     async def _number_known_to(self, keeper: Keeper, inside: Inside, pid: int) -> int | None:
         """The display of ours that a program was started with. The workspace may lie; it gets a number of its own."""

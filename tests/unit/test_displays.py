@@ -336,6 +336,25 @@ async def test_number_of_another_workspace_s_client_is_not_taken_from_it(house: 
     newer.close()
 
 
+@pytest.mark.parametrize("workspace_id", ["w", "another"])
+async def test_display_that_lost_its_number_is_nobody_s_to_move(house: House, workspace_id: str) -> None:
+    """All of them have one name: a client that lost its own could have the display of a stranger led to its shell."""
+    theirs, number = await house.open(), displays.DISPLAY_FIRST
+    theirs.workspace_id = workspace_id
+    theirs.lose_number()
+    await house.displays.follow(house.workspace, theirs.name, await house.shell(DISPLAY=f"localhost:{number}.0"))
+    assert (theirs.number, await is_answered(number)) == (0, False)
+    theirs.close()
+
+
+async def test_display_of_another_workspace_is_not_found_by_its_name(house: House) -> None:
+    theirs, number = await house.open(), displays.DISPLAY_FIRST + 7
+    theirs.workspace_id = "another"
+    await house.displays.follow(house.workspace, theirs.name, await house.shell(DISPLAY=f"localhost:{number}.0"))
+    assert not await is_answered(number)
+    theirs.close()
+
+
 async def test_client_that_goes_while_its_display_moves_leaves_nothing(house: House, newer: Display) -> None:
     first = displays.DISPLAY_FIRST
     pid = await house.shell(DISPLAY=f"localhost:{first}.0")
