@@ -310,9 +310,13 @@ class InstalledGateway:
         return until(lambda: self.rows(query, *values), f"a row for {query} {values}")[0]
 
     def until_no_live_row(self) -> None:
-        until(
-            lambda: not self.rows("SELECT id FROM sessions WHERE status <> 'terminated'"), "every session's row ended"
-        )
+        def live() -> list[dict[str, object]]:
+            return self.rows("SELECT kind, name, command, status FROM sessions WHERE status <> 'terminated'")
+
+        try:
+            until(lambda: not live(), "every session's row ended")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left: {live()}") from None
 
     def processes(self) -> list[tuple[int, str]]:
         """Every process that belongs to this gateway or to a workspace of it: (pid, command line)."""

@@ -43,7 +43,7 @@ def test_login_shell_that_is_set_holds_for_the_next_command_and_its_passwd_for_t
         gateway.homeport("kill", "--workspace", WORKSPACE)
         if gateway.isolation == "bubblewrap":
             assert gateway.ssh('getent passwd "$USER" | cut -d: -f7').stdout == b"/bin/sh\n"
-        with Terminal(gateway.ssh_command("-t")) as terminal:
+        with Terminal(gateway.ssh_command(workspace=f"{WORKSPACE}+new")) as terminal:
             terminal.enter('echo "I am $0"')
             terminal.wait("I am -sh")
     finally:
