@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 from gateway.attaching import PROBE_SECONDS
-from gateway.errors import KeeperGone, KeeperRefused, LoginRefused
+from gateway.errors import KeeperGone, KeeperRefused, LauncherUnavailable, LoginRefused
 from gateway.events import Event
 from gateway.handover import Handover
 from gateway.interfaces import Keeper, Keepers, SessionKind, SessionRow, Wanted, Workspace
@@ -71,10 +71,16 @@ class Elsewhere:
 
     async def look(self) -> None:
         """From time to time, as long as there are others: what no keeper told us of. And once more when the last of
-        them has gone."""
+        them has gone. Likewise as long as a keeper is silent, of which something is to be adopted."""
         had_others, self._had_others = self._had_others, bool(self._others())
-        if self._is_adopting and not self.is_retired and (self._had_others or had_others):
-            await self._handover.adopt_unowned(await self._keepers.find())
+        unreached = self._handover.unreached
+        if not self._is_adopting or self.is_retired or not (self._had_others or had_others or unreached):
+            return
+        keepers = await self._keepers.find()
+        if unreached - self._keepers.silent():
+            await self._handover.adopt_all()
+        else:
+            await self._handover.adopt_unowned(keepers)
 
     async def end(self, session_id: str) -> bool:
         """Have a session ended that another gateway has. False: none has it. Raises KeeperRefused if it cannot be
@@ -88,8 +94,18 @@ class Elsewhere:
     # --------------------------------------------------------------------------- before a client gets a session
 
     async def _adopt_unowned(self, workspace: Workspace) -> None:
-        if self._is_adopting and self._others():
-            await self._handover.adopt_unowned([await self._keepers.keeper_for(workspace)])
+        if self._is_adopting and (self._others() or workspace.id in self._handover.unreached):
+            keeper = await self._keeper_of(workspace)
+            await self._handover.adopt_unowned([keeper] if keeper is not None else [])
+
+    async def _keeper_of(self, workspace: Workspace) -> Keeper | None:
+        """None: there is none, and none could be started, which whoever begins a program there will be told."""
+        try:
+            return await self._keepers.keeper_for(workspace)
+        except LauncherUnavailable:
+            # Perhaps it is behind another wall than the settings ask for by now: what runs there can be had.
+            found = (keeper for keeper in self._keepers.running() if keeper.workspace_id == workspace.id)
+            return next(found, None)
 
     async def _fetch(self, workspace: Workspace, name: str | None, owner: str) -> bool:
         """Ask for the sessions that a client may mean. True: one has come. Raises LoginRefused where beginning another
@@ -107,13 +123,12 @@ class Elsewhere:
         ]
         if self.is_retired or not rows:
             if rows and name is not None:
-                raise LoginRefused(
-                    f"{name} is with a newer gateway, which a new connection reaches (ssh -O exit, first)"
-                )
+                raise LoginRefused(f"{name} is with a newer gateway, for which a new connection is needed: ssh -O exit")
             return False
         how = Wanted.RELEASE_IF_SILENT if name is None else Wanted.RELEASE
         try:
-            has_come = await self._ask_for(await self._keepers.keeper_for(workspace), rows[-FETCHED_MAX:], how)
+            keeper = await self._keeper_of(workspace)
+            has_come = keeper is not None and await self._ask_for(keeper, rows[-FETCHED_MAX:], how)
         except KeeperRefused as error:
             if name is None:
                 return False  # a keeper of an earlier version: a new shell, then

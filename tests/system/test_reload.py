@@ -212,15 +212,18 @@ def test_a_shell_whose_client_fell_silent_before_the_reload_is_had_back(gateway:
     until(lambda: alone(gateway), "the old one has ended")
 
 
-def test_a_name_is_not_taken_twice_by_a_connection_to_the_old_one(gateway: InstalledGateway) -> None:
-    with gateway.master() as master:
+def test_a_name_is_not_begun_twice_by_a_connection_to_the_old_one(gateway: InstalledGateway) -> None:
+    with gateway.master("demo+logs") as master:
         gateway.reload()
         with Shell(gateway, login="demo+logs") as shell:
-            refused = gateway.ssh(
-                *master, "-tt", "--", "true", workspace="demo+logs", env={**os.environ, "TERM": "xterm"}
-            )
-            assert refused.returncode in (0, 255)
+            pid = shell.pid
+            command = gateway.ssh_command(*master, "-tt", "--", workspace="demo+logs")
+            with Shell(gateway, command=command) as other:
+                other.wait(b"logs is with a newer gateway")
+                assert other.wait_ended() == 255
+            assert shell.pid == pid
             shell.exit()
+    until(lambda: alone(gateway), "the old one has ended")
 
 
 def test_kill_reaches_what_the_old_one_has(gateway: InstalledGateway) -> None:
