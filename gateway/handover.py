@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from gateway.errors import KeeperGone, KeeperRefused
+from gateway.errors import GatewayError, KeeperGone, KeeperRefused
 from gateway.events import Event
 from gateway.interfaces import (
     EndReason,
@@ -70,20 +70,24 @@ class Handover:
         self._drain_seconds = drain_seconds
         self._spawn = spawn
         self._turns: dict[str, asyncio.Lock] = {}  # by workspace
+        self.unreached: Set[str] = frozenset()  # workspaces of which nothing was adopted, since their keeper was silent
         self._is_in_hurry = False  # asked to stop a second time: wait for nobody
 
     # ------------------------------------------------------------------------------------------------ adopting
 
     async def adopt_all(self) -> None:
         """At the start: take over what an earlier gateway left: running terminals, exits that were not written down,
-        lost rows. What another gateway has that still lives is left to it."""
+        lost rows. What another gateway has that still lives is left to it; so is what a keeper has that lives and does
+        not answer (a stopped process, a machine without memory), until it does. May be asked again."""
         rows = {row.id: row for row in await self._store.sessions_left_open()}
         elsewhere: set[str] = set()
         async with asyncio.TaskGroup() as group:
             for keeper in await self._keepers.find():
                 group.create_task(self._adopt_from(keeper, rows, elsewhere), name=f"adopt:{keeper.workspace_id}")
+        self.unreached = self._keepers.silent()
+        elsewhere |= {row.id for row in rows.values() if row.workspace_id in self.unreached}
         for row in rows.values():
-            if row.id not in elsewhere:
+            if row.id not in elsewhere and self._sessions.get(row.id) is None:
                 await self._end_row(row)
         recorded = {live.session.session_id for live in self._sessions.live() if live.recorder is not None}
         await self._recordings.finish_left_over(frozenset(recorded | elsewhere))
@@ -170,14 +174,20 @@ class Handover:
             if not program.backlog:
                 live.session.last_activity_at = row.last_activity_at
             self._sessions.keep_in_mind(live)
-        await self._store.mark_paused(kept.session_id)
+        try:
+            await self._store.mark_paused(kept.session_id)
+        except Exception:  # a row that says something else costs nobody a shell
+            log_failure(Event.STORE_FAILED, session_id=kept.session_id)
         self._sessions.jobs.adopted(live)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
 
     async def _end_row(self, row: SessionRow) -> None:
-        await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
-                                      bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
+        try:
+            await self._store.end_session(row.id, exit=ProgramExit(), reason=EndReason.LOST,
+                                          bytes_in=row.bytes_in, bytes_out=row.bytes_out)  # fmt: skip
+        except GatewayError:  # the next start finds it again
+            log_failure(Event.STORE_FAILED, session_id=row.id)
 
     # ----------------------------------------------------------------------------------------------- releasing
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -383,6 +383,10 @@ class Keepers(Protocol):
 
     async def find(self) -> list[Keeper]:
         """Connect to every keeper an earlier gateway left running; remove the remains of dead ones."""
+        ...
+
+    def silent(self) -> Set[str]:
+        """Workspaces whose keeper lives, but did not answer when it was looked for the last time."""
         ...
 
     async def keeper_for(self, workspace: Workspace) -> Keeper:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class WorkspaceKeepers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
         self._listener: KeeperListener | None = None
+        self._silent: set[str] = set()
         self._children: set[int] = set()  # what we started and have not reaped: sandboxes, or keepers without one
 
     async def find(self) -> list[Keeper]:
@@ -51,6 +52,9 @@ class WorkspaceKeepers:
             for workspace_id in sorted(ids - self._links.keys() - self._starts.keys()):
                 group.create_task(self._find_one(workspace_id), name=f"find-keeper:{workspace_id}")
         return self.running()
+
+    def silent(self) -> Set[str]:
+        return frozenset(self._silent)
 
     async def keeper_for(self, workspace: Workspace) -> Keeper:
         link = self._links.get(workspace.id)
@@ -100,13 +104,17 @@ class WorkspaceKeepers:
                     place.remove_remains()
                 finally:
                     os.close(lock)
+                self._silent.discard(workspace_id)
                 return
             async with asyncio.timeout(self._settings.keeper_answer_seconds):
                 await self._connect(place)
             log_event(Event.KEEPER_FOUND, workspace_id=workspace_id)
         except (GatewayError, TimeoutError, OSError, ValueError) as error:
-            # One that does not answer must not stop the gateway; its workspace cannot be entered until it is ended.
-            log_warning(Event.KEEPER_MISBEHAVED, workspace_id=workspace_id, reason=f"not adopted: {error}")
+            # One that does not answer must not stop the gateway; its workspace cannot be entered until it does.
+            if workspace_id not in self._silent:
+                reason = f"not adopted: {str(error) or 'no answer'}"
+                log_warning(Event.KEEPER_MISBEHAVED, workspace_id=workspace_id, reason=reason)
+            self._silent.add(workspace_id)
 
     async def _is_alive(self, link: KeeperLink) -> bool:
         """A keeper about to end of idleness must not be handed out: a word from us makes it stay."""
@@ -133,6 +141,7 @@ class WorkspaceKeepers:
         known = self._links.setdefault(place.workspace_id, link)
         if known is not link:  # another came first; its programs are its own, and a keeper takes few connections
             link.close()
+        self._silent.discard(place.workspace_id)
         return known
 
     def _forget(self, link: KeeperLink) -> None:

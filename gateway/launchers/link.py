@@ -126,6 +126,8 @@ class KeeperLink:
         try:
             return (await self._ask("want", session=session_id, how=how)).get("asked") is True
         except KeeperDeclined as declined:
+            if declined.refusal == "unknown_session":  # it has ended this moment
+                return False
             if declined.refusal == "unknown_verb":
                 raise KeeperRefused(
                     "a gateway that was replaced still has this session, and the workspace's keeper is of a version "

@@ -25,6 +25,9 @@ class OneKeeper:
     async def find(self) -> list[Keeper]:
         return [cast(Keeper, RefusingKeeper())]
 
+    def silent(self) -> set[str]:
+        return set()
+
 
 class Rows:
     def __init__(self, row: SessionRow) -> None:
@@ -45,6 +48,9 @@ class Rows:
 
 
 class NoSessions:
+    def get(self, session_id: str) -> None:
+        return None
+
     def live(self) -> list[Live]:
         return []
 
