@@ -188,9 +188,9 @@ class FileRecordings:
             _open_or_none(self.archive.spool_path(session_id)) if recorder is None else recorder.spool.open_to_read()
         )
         try:
-            return StreamFiles(
-                _open_or_none(self.archive.recording_path(session_id)) if has_recording else None, spool_fd
-            )
+            path = self.archive.recording_path(session_id)
+            # Made here if need be: the first lap may go there while the reader, who cannot open it, looks in the spool.
+            return StreamFiles(_open_or_none(path, is_made=recorder is not None) if has_recording else None, spool_fd)
         except BaseException:
             if spool_fd is not None:
                 os.close(spool_fd)
@@ -336,9 +336,9 @@ def _stems(directory: Path, suffix: str) -> list[str]:
     return sorted(path.stem for path in _files(directory, suffix))
 
 
-def _open_or_none(path: Path) -> int | None:
+def _open_or_none(path: Path, *, is_made: bool = False) -> int | None:
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if is_made else 0), 0o600)
     except FileNotFoundError:
         return None
 
