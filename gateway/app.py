@@ -311,7 +311,10 @@ class Gateway:
         """What those do that were replaced, as far as nobody tells us."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            await self.elsewhere.look()
+            try:
+                await self.elsewhere.look()
+            except Exception:
+                log_failure(Event.SESSION_FAILED, reason="adoption")
             self.agents.reclaim()
 
     # ------------------------------------------------------------------------------------------ drain, stop

@@ -66,8 +66,10 @@ class Doors:
         await self._admin.leave_to_others()
 
     async def open_again(self) -> None:
-        """After `shut`, when nobody else answered."""
+        """After `shut`, when nobody else answered. Harmless if they were not shut."""
         kept, self._kept = self._kept, {}
+        if not kept:
+            return
         await self._admin.stop()
         self._admin = self._new_admin()
         await self._admin.bind(kept["http"])

@@ -60,7 +60,7 @@ class Elsewhere:
 
     def begin(self) -> None:
         """What was there has been adopted: from now on follow what the others do."""
-        self._is_adopting = True
+        self._is_adopting = self._had_others = True  # a first look, in case not all was adopted
         self._keepers.listen_to(self)
         self._sessions.adopt_unowned = self._adopt_unowned
         self._sessions.fetch = self._fetch
@@ -72,15 +72,16 @@ class Elsewhere:
     async def look(self) -> None:
         """From time to time, as long as there are others: what no keeper told us of. And once more when the last of
         them has gone. Likewise as long as a keeper is silent, of which something is to be adopted."""
-        had_others, self._had_others = self._had_others, bool(self._others())
+        has_others = bool(self._others())
         unreached = self._handover.unreached
-        if not self._is_adopting or self.is_retired or not (self._had_others or had_others or unreached):
+        if not self._is_adopting or self.is_retired or not (self._had_others or has_others or unreached):
             return
         keepers = await self._keepers.find()
         if unreached - self._keepers.silent():
             await self._handover.adopt_all()
         else:
             await self._handover.adopt_unowned(keepers)
+        self._had_others = has_others  # only now: what failed is tried again
 
     async def end(self, session_id: str) -> bool:
         """Have a session ended that another gateway has. False: none has it. Raises KeeperRefused if it cannot be

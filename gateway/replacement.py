@@ -14,7 +14,7 @@ from gateway import notify
 from gateway.errors import CommandRefused
 from gateway.events import Event
 from gateway.gateway_state import GatewayState
-from gateway.log import log_event, log_warning
+from gateway.log import log_event, log_failure, log_warning
 from gateway.reload import READY_SECONDS, SERVING_SECONDS, Successor
 from gateway.retirement import Retirement
 
@@ -31,11 +31,20 @@ class Replacement:
         self._gateway = gateway
         self._reload: asyncio.Task[int] | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        return self._reload is not None and not self._reload.done()
+
     async def give_up(self) -> None:
         """The gateway stops: a new one that does not serve yet shall not."""
-        if self._reload is not None and not self._reload.done():
+        if self._reload is None or self._reload.done():
+            return
+        is_retiring = self._gateway.state is GatewayState.RETIRED
+        if not is_retiring:
             self._reload.cancel()
-            await asyncio.wait({self._reload})
+        await asyncio.wait({self._reload})
+        if is_retiring:  # whoever asked meant the service, whose process we were until this moment
+            self._gateway.processes.ask_others_to_stop()
 
     async def reload(self, say: Callable[[str], Awaitable[None]]) -> None:
         """For `homeport reload`: have this program executed anew, and replaced by that. Raises CommandRefused with the
@@ -43,15 +52,11 @@ class Replacement:
         gateway = self._gateway
         if gateway.why_no_reload:
             raise CommandRefused(gateway.why_no_reload)
-        if self._reload is not None or gateway.state is not GatewayState.SERVING:
+        if self.is_under_way or gateway.state is not GatewayState.SERVING:
             raise CommandRefused("the gateway is being replaced or stopped already")
         self._reload = asyncio.create_task(self._be_replaced(), name="reload")
         self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged, and told who waits
-        try:
-            pid = await asyncio.shield(self._reload)
-        finally:
-            if gateway.state is GatewayState.SERVING and self._reload.done():
-                self._reload = None
+        pid = await asyncio.shield(self._reload)
         count = gateway.ssh.connection_count
         rest = f"; this one, {os.getpid()}, serves on until its {count} connections have ended" if count else ""
         await say(f"replaced by process {pid}{rest}")
@@ -96,7 +101,12 @@ class Replacement:
         gateway = self._gateway
         gateway.lock.sign()
         gateway.upkeep.start()
-        await gateway.handover.adopt_all()
+        try:
+            await gateway.handover.adopt_all()
+        except Exception:
+            # What stopped the new one (a database that is locked) may stop us as well; nobody shall wait at a door that
+            # stays shut. It is tried again from time to time.
+            log_failure(Event.SESSION_FAILED, reason="adoption")
         gateway.elsewhere.begin()
         await gateway.doors.open_again()
 
