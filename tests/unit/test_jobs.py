@@ -61,7 +61,8 @@ class Shell:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shell]]:
+    monkeypatch.chdir(Path.cwd())  # a keeper does not mind where it is afterwards, the other tests do
     shells: list[Shell] = []
 
     def start(*argv: str) -> Shell:
