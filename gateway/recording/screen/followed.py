@@ -91,6 +91,7 @@ class FollowedScreen:
         if piece.kind == Kind.RESIZE:
             size = size_of(piece.data)
             self.screen.resize(size.columns, size.rows)
+            yield  # lines are wrapped anew: milliseconds, and a client may send thousands of changes
         elif piece.kind == Kind.GAP:
             self._note_gap()
         else:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from gateway.recording.screen.ghostty import Terminal
 
 _PACKAGE = "pyghostty"
-SIDE_MAX = 1000  # columns, or rows: the largest terminal that is modelled
+# The largest terminal that is modelled: more than fits on a large monitor, and a bound to what painting it may take.
+SIDE_MAX = 1000  # columns, or rows
+CELLS_MAX = 128_000
 SNAPSHOT_BYTES_MAX = 2 * 1024 * 1024
 
 # History is dropped by pages, of about this many cells; so that `history_lines` are left, there must be a page more.
@@ -68,7 +70,7 @@ class Screen:
     """
 
     def __init__(self, columns: int, rows: int, *, history_lines: int) -> None:
-        columns, rows = _side(columns), _side(rows)
+        columns, rows = _size(columns, rows)
         limit = _history_rows_max(history_lines, columns)
         self._take_over(_library().Terminal.create(columns, rows, history_rows_max=limit), history_lines)
 
@@ -99,7 +101,7 @@ class Screen:
 
     def resize(self, columns: int, rows: int) -> None:
         """The client's new size; 0 means unknown and leaves that side alone."""
-        columns, rows = _side(columns or self.columns), _side(rows or self.rows)
+        columns, rows = _size(columns or self.columns, rows or self.rows)
         if (columns, rows) == (self.columns, self.rows):
             return
         self.terminal.resize(columns, rows)
@@ -134,8 +136,9 @@ class Screen:
         self.terminal.close()
 
 
-def _side(cells: int) -> int:
-    return min(max(cells, 1), SIDE_MAX)
+def _size(columns: int, rows: int) -> tuple[int, int]:
+    columns = min(max(columns, 1), SIDE_MAX)
+    return columns, min(max(rows, 1), SIDE_MAX, CELLS_MAX // columns)
 
 
 def _history_rows_max(history_lines: int, columns: int) -> int:

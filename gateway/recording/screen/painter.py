@@ -21,13 +21,14 @@ from dataclasses import dataclass
 
 from gateway.recording.screen import hidden
 from gateway.recording.screen.ghostty import Terminal
-from gateway.recording.screen.model import Screen
+from gateway.recording.screen.model import SIDE_MAX, Screen
 from gateway.recording.screen.rows import PaintedRow, RowPainter, printable
 from gateway.terminal import TERMINAL_RESET
 
 PAINTING_BYTES_MAX = 1024 * 1024
 HISTORY_CELLS_MAX = 250_000  # more would take too long to paint
 _UNFINISHED_BYTES_MAX = 64 * 1024
+_CONTROLS = bytes(code for code in (*range(0x20), 0x7F) if code != 0x1B)
 _AUTOWRAP_ON, _AUTOWRAP_OFF = "\x1b[?7h", "\x1b[?7l"
 _SYNCHRONIZED = 2026
 
@@ -45,7 +46,8 @@ def paint(
     The client's terminal may be larger than the screen, which is as large as the smallest; 0: it is not. Beyond
     `bytes_max` the oldest history goes, then all that is not text. The screen itself stays as it was.
     """
-    size = _ClientSize(client_columns or screen.columns, max(client_rows, screen.rows))
+    # A client may claim any size; it costs a line feed a row.
+    size = _ClientSize(client_columns or screen.columns, min(max(client_rows, screen.rows), SIDE_MAX))
     behind = _main_behind(screen.terminal) if screen.terminal.is_alternate else None
     try:
         picture = _picture(screen.terminal, behind, screen.history_lines, size, is_plain=False)
@@ -170,4 +172,7 @@ def _unfinished(terminal: Terminal) -> bytes:
     """What begins a sequence that the program has not ended yet, so that the terminal goes on in its middle."""
     begun = terminal.unfinished()
     # A picture or a clipboard of that size: let the rest be the rest of something no terminal knows, up to its end.
-    return begun if begun is not None and len(begun) <= _UNFINISHED_BYTES_MAX else b"\x1b]9999;"
+    if begun is None or len(begun) > _UNFINISHED_BYTES_MAX:
+        return b"\x1b]9999;"
+    # Within a string they mean nothing, but to terminals that end it at some of them and obey the rest (ENQ asks).
+    return begun.translate(None, _CONTROLS)

@@ -37,6 +37,10 @@ ANSWERS_SECONDS_MAX = 1.0
 # a hundred that come back with the network take two seconds, and their screens are worth it.
 PAINTS_MAX = 4
 FOLLOWS_MAX = 4
+ANSWERS_MAX = 4
+# Those that nobody waits for any more count too: each holds descriptors over there until its work is done. A session
+# that takes long fills up its own share and not that of the others.
+REQUESTS_MAX, REQUESTS_PER_SESSION_MAX = 100, 8
 QUEUE_SECONDS_MAX = 3.0
 # A living process says something this often while it is asked anything (it is pinged).
 _LIVELY_SECONDS = 0.6
@@ -80,6 +84,7 @@ class ScreenService:
         self._keyframe_at: dict[str, StreamPosition] = {}
         self._strikes: Counter[str] = Counter()
         self._turns = asyncio.Semaphore(PAINTS_MAX)
+        self._answering = asyncio.Semaphore(ANSWERS_MAX)
         self._stall_count = 0  # paintings that a silent process let time out
         recordings.lap_ended = self.follow
 
@@ -115,7 +120,7 @@ class ScreenService:
 
     async def answers(self, session_id: str, since: StreamPosition, until: StreamPosition) -> bytes:
         try:
-            async with asyncio.timeout(ANSWERS_SECONDS_MAX):
+            async with asyncio.timeout(ANSWERS_SECONDS_MAX), self._answering:
                 return (await self._ask(Verb.ANSWERS, session_id, until, since=since)).data
         except (TimeoutError, ScreensUnavailable):
             return b""
@@ -206,6 +211,9 @@ class ScreenService:
 
     def _send(self, process: ScreensProcess, request: Request) -> None:
         """With the session's files as they are now."""
+        of_session = sum(session_id == request.session_id for session_id in self._asked.values())
+        if len(self._asked) >= REQUESTS_MAX or of_session >= REQUESTS_PER_SESSION_MAX:
+            raise ScreensUnavailable("the screens process has too much to do")
         fds: dict[str, int] = {}
         try:
             stream = self._recordings.open_stream(request.session_id)

@@ -115,6 +115,10 @@ class Worker:
             self._send(Reply(request.id, Outcome.DONE))
         elif request.verb is Verb.FORGET:
             self._forget(request.session_id)
+        elif len(fds) != len(request.files):  # more than we may hold
+            for fd in fds:
+                os.close(fd)
+            self._send(Reply(request.id, Outcome.FAILED, "its files did not come"))
         else:
             named = dict(zip(request.files, fds, strict=True))
             files = StreamFiles(named.get("recording"), named.get("spool"))
