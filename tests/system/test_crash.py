@@ -23,7 +23,7 @@ from tests.system.conftest import running, skip_without_walls
 PRINTERS = 10
 # A login after a crash, from the start of the new process. The goal is one second; the rest is for a machine that has
 # other things to do as well.
-LOGIN_SECONDS_MEDIAN_MAX = 1.5
+LOGIN_SECONDS_MEDIAN_MAX = 3.0
 UPLOAD_BYTES = 20_000_000  # takes longer than a round waits before it kills
 # Prints numbered lines with colours and multi-byte characters until ~/enough is there, then how many there were.
 PRINTER = r"""

@@ -16,7 +16,7 @@ from tests.support.relay import Relay
 from tests.support.shell import Shell, end_sessions, until_detached
 from tests.support.terminal import Terminal
 
-BACK_SECONDS_MAX = 3.0  # also from a connection that was lost without a word
+BACK_SECONDS_MAX = 6.0  # also from a connection that was lost without a word
 
 
 @pytest.fixture(autouse=True)
