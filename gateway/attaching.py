@@ -1,6 +1,7 @@
 """Which session a client gets: one that waits for it, one it shares, or a new one.
 
-    ssh my-app@host             the session its key left last; else one whose connection has died; else a new one
+    ssh my-app@host             the session its key left last; else one whose connection has died; else a new one;
+                                `my-app+main` is the same
     ssh my-app+logs@host        the session `logs`, shared by all who may enter; else a new one of that name
     ssh -t my-app+agent@host X  the same, running X when it is new
     ssh my-app+new@host         always a new one, which ends with its connection
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 
 from gateway.interfaces import SessionKind, SessionRequest
 from gateway.live import Live
-from gateway.login_name import LoginName
+from gateway.login_name import MAIN, LoginName
 from gateway.viewer import Viewer
 from gateway.words import duration_text
 
@@ -136,7 +137,7 @@ def _last_used(live: Live) -> datetime:
 def attach_notice(live: Live, *, was_taken: bool, now: datetime | None = None) -> str:
     """One quiet line: where one is, since when nobody was, and how to get a shell of one's own."""
     now = now or datetime.now(UTC)
-    where = live.name or "main"
+    where = live.name or MAIN
     others = len(live.terminal.viewers) if live.terminal is not None else 0
     if others:
         state = f"in {where}, together with {others} other{'s' if others > 1 else ''}"

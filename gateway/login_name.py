@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from gateway.errors import LoginRefused
 
 # As generous as a workspace's name may be (workspace_name.py); what is too long or odd names nothing.
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
-_SESSION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,49}")
+NAME_LENGTH_MAX = 50
+_NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{NAME_LENGTH_MAX - 1}}}")
+_SESSION = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{NAME_LENGTH_MAX - 1}}}")
 # `ssh my-app+new@host`: a session of its own, whatever else is there.
 FRESH = "new"
+# `ssh my-app+main@host`: the same as `ssh my-app@host`. What a client reads on its return ("back in main") is a way in.
+MAIN = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class LoginName:
     @property
     def session_name(self) -> str | None:
         """Of a session that may be shared."""
-        return None if self.is_fresh else self.session
+        return None if self.session in (FRESH, MAIN) else self.session
 
 
 def parse_login_name(text: str) -> LoginName:
@@ -38,7 +41,13 @@ def parse_login_name(text: str) -> LoginName:
     workspace, plus, session = text.partition("+")
     workspace, session = workspace.lower(), session.lower()
     if not _NAME.fullmatch(workspace):
-        raise LoginRefused("this is not a workspace name; connect as: ssh WORKSPACE@host")
+        raise LoginRefused(
+            f"this is not a workspace name (up to {NAME_LENGTH_MAX} of a-z 0-9 _ -, beginning with a letter or digit); "
+            "connect as: ssh WORKSPACE@host"
+        )
     if plus and not _SESSION.fullmatch(session):
-        raise LoginRefused("this is not a session name; connect as: ssh WORKSPACE+SESSION@host")
+        raise LoginRefused(
+            f"this is not a session name (up to {NAME_LENGTH_MAX} of a-z 0-9 _ . -, beginning with a letter or digit); "
+            "connect as: ssh WORKSPACE+SESSION@host"
+        )
     return LoginName(workspace, session if plus else None)

@@ -120,6 +120,8 @@ async def found(asked: SessionRequest, live: Sequence[Live]) -> tuple[str | None
         (request(), Wish(True)),
         (request("my-app+logs"), Wish(True, "logs")),
         (request("my-app+LOGS"), Wish(True, "logs")),
+        (request("my-app+main"), Wish(True)),  # as the line on coming back calls it
+        (request("my-app+main", kind=SessionKind.EXEC), Wish(False)),
         (request("my-app+agent", kind=SessionKind.EXEC), Wish(True, "agent")),
         (request("my-app+new"), Wish(False)),
         (request("my-app+new", kind=SessionKind.EXEC), Wish(False)),

@@ -57,7 +57,8 @@ def paint(
         if behind is not None:
             behind.close()
     history = _newest(picture.history, bytes_max - len(picture.screens))
-    line = f"{printable(notice.encode())}\r\n" if notice else ""
+    # It may take several lines of a narrow terminal: they are in the scrollback, where there is room.
+    line = f"{_AUTOWRAP_ON}{printable(notice.encode())}{_AUTOWRAP_OFF}\r\n" if notice else ""
     return b"".join(
         (
             TERMINAL_RESET,
