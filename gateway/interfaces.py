@@ -173,6 +173,13 @@ class SessionRow:
     job: str | None = None  # the foreground job when the last client left, or after; None: a shell at its prompt
     job_ended_at: datetime | None = None  # that job has ended meanwhile, while nobody was attached
 
+    @property
+    def login_name(self) -> str | None:
+        """What stands before the @ to get to it: `my-app` or `my-app+logs`. None: its workspace's row is gone."""
+        if self.workspace_name is None or self.name is None:
+            return self.workspace_name
+        return f"{self.workspace_name}+{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionActivity:

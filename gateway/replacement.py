@@ -56,9 +56,11 @@ class Replacement:
             raise CommandRefused("the gateway is being replaced or stopped already")
         self._reload = asyncio.create_task(self._be_replaced(), name="reload")
         self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged, and told who waits
+        await say("starting the new gateway; this one serves meanwhile")
         pid = await asyncio.shield(self._reload)
         count = gateway.ssh.connection_count
-        rest = f"; this one, {os.getpid()}, serves on until its {count} connections have ended" if count else ""
+        open_ones = "the connection that is open" if count == 1 else f"the {count} connections that are open"
+        rest = f"; this one, {os.getpid()}, serves {open_ones} until the end" if count else ""
         await say(f"replaced by process {pid}{rest}")
 
     async def _be_replaced(self) -> int:

@@ -84,9 +84,7 @@ def farewell(kept: Sequence[SessionRow]) -> str:
         return f"homeport: stopped; nothing was left running. Again: {start_name()}"
     count = "1 shell goes on" if len(kept) == 1 else f"{len(kept)} shells go on"
     lines = [f"homeport: stopped. {count} without the gateway:"]
-    lines += [
-        f"  {row.workspace_name or '?'}  {row.command or 'shell'}  since {row.created_at:%H:%M} UTC" for row in kept
-    ]
+    lines += [f"  {row.login_name or '?'}  {row.command or 'shell'}  since {row.created_at:%H:%M} UTC" for row in kept]
     return "\n".join([*lines, f"homeport: find them again: {start_name()}; end them: {command_name()} stop --all"])
 
 

@@ -45,7 +45,6 @@ async def _stop(lobby: LobbyContext, args: Namespace) -> int:
 
 
 async def _reload(lobby: LobbyContext, args: Namespace) -> int:
-    await lobby.print("starting the new gateway; this one serves meanwhile")
     await lobby.services.reload(lobby.print)
     return EXIT_OK
 

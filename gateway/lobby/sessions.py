@@ -35,8 +35,8 @@ def pick(wanted: str, ids: Sequence[str], *, noun: str, listing: str) -> str:
         raise CommandRefused(f"no {noun} {clean(wanted, length_max=60)!r}; see: {listing}")
     if len(matches) > 1:
         prefixes = unique_prefixes(ids)
-        shown = " ".join(prefixes[match] for match in matches[:5]) + (" …" if len(matches) > 5 else "")
-        raise CommandRefused(f"{clean(wanted)!r} could be {len(matches)} of them: {shown}")
+        shown = ", ".join(prefixes[match] for match in matches[:5]) + (", …" if len(matches) > 5 else "")
+        raise CommandRefused(f"{clean(wanted)!r} fits {len(matches)} of them; name one: {shown}")
     return matches[0]
 
 
@@ -59,7 +59,7 @@ async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
     cells = [
         (
             prefixes[row.id],
-            _login_name(row),
+            row.login_name or "-",
             _what(row),
             _state(row, ends_at.get(row.id), now),
             _job(row, now),
@@ -71,13 +71,6 @@ async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
     ]
     await lobby.print_table(("ID", "LOGIN NAME", "WHAT", "STATE", "JOB", "BEGAN", "WHO", "OUTPUT"), cells)
     return EXIT_OK
-
-
-def _login_name(row: SessionRow) -> str:
-    """What to write before the @ to get to it, if it can be reached."""
-    if row.workspace_name is None:
-        return "-"
-    return row.workspace_name if row.name is None else f"{row.workspace_name}+{row.name}"
 
 
 def _what(row: SessionRow) -> str:
@@ -138,15 +131,21 @@ async def _kill(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.services.sessions.kill(session_id)
         await lobby.journal(JournalAction.SESSION_TERMINATED, session_id=session_id, how="kill")
         row = rows[session_id]
-        await lobby.print(f"ended {session_id}: {_what(row)} in {_login_name(row)}")
+        await lobby.print(f"ended {session_id}: {_what(row)} in {row.login_name or '-'}")
     return EXIT_OK
 
 
 def _pick_session(wanted: str, rows: Mapping[str, SessionRow], *, listing: str) -> str:
     """By login name, or by the beginning of an id, which holds no `+`. Raises CommandRefused and UsageWrong."""
     if "+" not in wanted:
+        is_workspace = any(row.workspace_name == wanted.lower() for row in rows.values())
+        if is_workspace and not any(identifier.startswith(wanted.lower()) for identifier in rows):
+            raise UsageWrong(
+                f"{clean(wanted)!r} is a workspace: name one of its sessions by its id (see: {listing}), "
+                f"or end them all: --workspace {clean(wanted.lower())}"
+            )
         return pick(wanted, list(rows), noun="running session", listing=listing)
-    named = [row.id for row in rows.values() if row.name is not None and _login_name(row) == wanted.lower()]
+    named = [row.id for row in rows.values() if row.name is not None and row.login_name == wanted.lower()]
     if not named:
         raise CommandRefused(f"no running session {clean(wanted, length_max=110)!r}; see: {listing}")
     return named[0]

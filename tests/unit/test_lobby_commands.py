@@ -199,7 +199,7 @@ async def test_kill_refuses_a_beginning_that_names_several(lobby: FakeLobby):
     lobby.store.sessions.append(session(ID_ONE))
     assert await lobby("kill", "01932b7e") == 1
     assert lobby.sessions.killed == []
-    assert "could be 2" in lobby.stderr.text
+    assert "'01932b7e' fits 2 of them; name one: 01932b7e-8f3d, 01932b7e-8f3c" in lobby.stderr.text
 
 
 async def test_kill_ends_none_of_several_when_one_is_unknown(lobby: FakeLobby):
@@ -223,6 +223,19 @@ async def test_kill_refuses_a_login_name_under_which_nothing_runs(lobby: FakeLob
     assert lobby.sessions.killed == []
     assert "no running session" in lobby.stderr.text
     assert "\x1b" not in lobby.stderr.text
+
+
+async def test_kill_of_a_workspace_name_says_how_to_name_its_sessions(lobby: FakeLobby):
+    assert await lobby("kill", "My-App") == 2
+    assert lobby.sessions.killed == []
+    assert "is a workspace" in lobby.stderr.text
+    assert "--workspace my-app" in lobby.stderr.text
+
+
+async def test_a_workspace_that_is_named_like_an_id_does_not_hide_it(lobby: FakeLobby):
+    lobby.store.sessions = [session(ID_ONE, workspace_name=ID_ONE[:8])]
+    assert await lobby("kill", ID_ONE[:8]) == 0
+    assert lobby.sessions.killed == [ID_ONE]
 
 
 async def test_a_session_that_is_named_twice_is_killed_once(lobby: FakeLobby):

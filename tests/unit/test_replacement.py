@@ -102,12 +102,14 @@ class Rig:
         self.gateway = FakeGateway()
         self.replacement = Replacement(cast(Gateway, self.gateway))
         self.successor = Successor(serves=False)
+        self.said: list[str] = []
         monkeypatch.setattr(replacement.Successor, "start", self._start)
 
     async def _start(self, doors: object, *, lock_fd: int) -> Successor:
         return self.successor
 
-    async def say(self, text: str) -> None: ...
+    async def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -164,3 +166,10 @@ async def test_a_stop_that_finds_the_new_one_serving_is_passed_on_to_it(rig: Rig
     assert rig.gateway.state is GatewayState.RETIRED
     assert rig.gateway.processes.asked_to_stop
     await asking
+
+
+async def test_nothing_is_said_to_begin_where_it_is_refused(rig: Rig) -> None:
+    rig.gateway.why_no_reload = "this is a trial"
+    with pytest.raises(CommandRefused, match="this is a trial"):
+        await rig.replacement.reload(rig.say)
+    assert rig.said == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.interfaces import Workspace
 from gateway.state import Places
 from gateway.way_in import config_entry, ssh_command
 from gateway.welcome import Trial, farewell, way_into, welcome, write_known_hosts
+from tests.support.lobby import session
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2vkY0VbHx7gjUg3L2u1n4Wz0m2ZqFQ3o0l7n7x3n5Q"
 
@@ -88,6 +90,13 @@ def test_missing_walls_are_said_loudly(trial: Trial) -> None:
 def test_notes_about_keys_stand_before_the_line(trial: Trial) -> None:
     text = welcome(replace(trial, caller=CallerKeys(notes=("odd.pub passed over: it is empty",))))
     assert text.index("odd.pub passed over") < text.index("ssh -p 2222")
+
+
+def test_what_goes_on_is_told_by_the_name_that_leads_back_to_it() -> None:
+    at = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+    text = farewell([session("s1", created_at=at), session("s2", name="agent", command="claude", created_at=at)])
+    assert "2 shells go on without the gateway:\n  my-app  shell  since 03:04 UTC\n" in text
+    assert "  my-app+agent  claude  since 03:04 UTC\n" in text
 
 
 def test_nothing_left_running_is_said_too() -> None:
