@@ -15,7 +15,7 @@ pytest.importorskip("pyghostty")
 from gateway.interfaces import StreamPosition, WindowSize
 from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen import screens
-from gateway.recording.screen.model import CELLS_MAX, SIDE_MAX, Screen
+from gateway.recording.screen.model import CELLS_MAX, SIDE_MAX, SNAPSHOT_BYTES_MAX, Screen
 from gateway.recording.screen.painter import paint
 from gateway.recording.screen.protocol import MESSAGE_BYTES_MAX, Outcome, Request, Verb, reply_from_bytes
 from gateway.recording.screen.screens import ScreenService
@@ -126,6 +126,34 @@ def test_files_that_did_not_come_cost_their_request_alone() -> None:
     os.close(note_fd)
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(spool_fd)
+
+
+def accents(rows: int) -> bytes:
+    """Restoring a copy of a terminal with 1,200 such rows took three seconds, in one step."""
+    return ("e" + "\u0301" * 200).encode() * 80 * rows
+
+
+@pytest.mark.parametrize("is_alternate", [False, True])
+def test_a_history_of_accents_is_given_up_before_it_is_copied(is_alternate: bool) -> None:
+    screen = Screen(80, 24, history_lines=1000)
+    screen.feed(accents(1200) + b"\r\nthe newest line" + (b"\x1b[?1049hthe other screen" if is_alternate else b""))
+    weight = len(screen.terminal.snapshot() or b"")
+    data = paint(screen)
+    assert weight > 4 * SNAPSHOT_BYTES_MAX > 4 * len(screen.terminal.snapshot() or b"")
+    assert b"the newest line" in data
+    screen.feed(b"\x1b[?1049l\r\n" + b"\r\n".join(b"line %d" % number for number in range(1500)))
+    assert b"line 1400\r\n" in paint(screen), "and there is a history again"
+    screen.close()
+
+
+def test_what_cannot_be_given_up_is_not_copied() -> None:
+    """The library drops its history by pages of some hundred lines."""
+    screen = Screen(80, 24, history_lines=1000)
+    screen.feed(accents(400) + b"\x1b[?1049hthe other screen")
+    assert screen.terminal.copy() is None
+    assert b"the other screen" in paint(screen)
+    assert screen.snapshot() is None
+    screen.close()
 
 
 # -------------------------------------------------------------------------------------------------- sizes

@@ -20,6 +20,8 @@ __all__ = ["GhosttyError", "Row", "Style", "Terminal"]
 
 # An unfinished sequence is part of a snapshot, up to here; with a longer one there is none.
 CONTINUATION_BYTES_MAX = 1024 * 1024
+# Restoring takes 0.2 s for each megabyte where cells hold as many accents as they can.
+COPY_BYTES_MAX = 2 * 1024 * 1024
 # The terminal would answer a flood of questions as long as it lasts.
 REPLY_BYTES_MAX = 4096
 _URI_BYTES_MAX = 2048
@@ -268,9 +270,11 @@ class Terminal:
         return cls(handle[0], history_rows_max=history_rows_max)
 
     def copy(self) -> Terminal | None:
-        """Another one just like it; None where there is no snapshot."""
+        """Another one just like it; None where there is no snapshot, or one that takes too long to restore."""
         snapshot = self.snapshot()
-        return None if snapshot is None else Terminal.restore(snapshot, history_rows_max=self._history_rows_limit)
+        if snapshot is None or len(snapshot) > COPY_BYTES_MAX:
+            return None
+        return Terminal.restore(snapshot, history_rows_max=self._history_rows_limit)
 
     def close(self) -> None:
         self._handle = ffi.NULL

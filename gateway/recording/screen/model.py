@@ -116,15 +116,18 @@ class Screen:
     def snapshot(self) -> bytes | None:
         """What `restore` takes, at most SNAPSHOT_BYTES_MAX; the history goes first. None: not now, a sequence that has
         begun is too long to keep, or even the screen alone is."""
-        whole = self.terminal.snapshot()
-        if whole is None or len(whole) <= SNAPSHOT_BYTES_MAX:
-            return whole
-        shorter = _library().Terminal.restore(whole, history_rows_max=0)
-        try:
-            without_history: bytes | None = shorter.snapshot()
-        finally:
-            shorter.close()
-        return without_history if without_history and len(without_history) <= SNAPSHOT_BYTES_MAX else None
+        self.stay_light()
+        snapshot = self.terminal.snapshot()
+        return snapshot if snapshot is None or len(snapshot) <= SNAPSHOT_BYTES_MAX else None
+
+    def stay_light(self) -> None:
+        """Give up the history, as far as the library can, if there is so much in it that a copy would take too long:
+        restoring 14 MB of characters with a hundred accents each takes three seconds, and a program prints them in one.
+        """
+        snapshot = self.terminal.snapshot()
+        if snapshot is not None and len(snapshot) > SNAPSHOT_BYTES_MAX:
+            self.terminal.limit_history(0)
+            self.terminal.limit_history(_history_rows_max(self.history_lines, self.columns))
 
     def lines(self) -> list[str]:
         """The text that is visible, a string for each row, without blanks at the end."""

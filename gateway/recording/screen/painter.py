@@ -44,10 +44,12 @@ def paint(
     """The screen as it is. `notice`: one line of ours, the newest of the client's scrollback.
 
     The client's terminal may be larger than the screen, which is as large as the smallest; 0: it is not. Beyond
-    `bytes_max` the oldest history goes, then all that is not text. The screen itself stays as it was.
+    `bytes_max` the oldest history goes, then all that is not text. The screen itself stays as it was, but for a history
+    that is too heavy (`Screen.stay_light`).
     """
     # A client may claim any size; it costs a line feed a row.
     size = _ClientSize(client_columns or screen.columns, min(max(client_rows, screen.rows), SIDE_MAX))
+    screen.stay_light()
     behind = _main_behind(screen.terminal) if screen.terminal.is_alternate else None
     try:
         picture = _picture(screen.terminal, behind, screen.history_lines, size, is_plain=False)
