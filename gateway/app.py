@@ -312,6 +312,8 @@ class Gateway:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
+                if self.processes.others():  # a command that was under way may still write there
+                    await self.store.changed_elsewhere()
                 await self.elsewhere.look()
             except Exception:
                 log_failure(Event.SESSION_FAILED, reason="adoption")
@@ -361,10 +363,11 @@ class Gateway:
             await others_gone(self.processes)  # their terminals are their keepers' by then, and end with those
             self.sessions.all_end_now()
             await self.programs.end_everything()
-        await self.handover.drain()
+        reason = "this gateway was replaced, and ends now" if self.was_replaced else "the gateway is stopping"
+        await self.handover.drain(f"{reason}; this shell goes on running")
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await self.ssh.close_connections("the gateway is stopping")
+                await self.ssh.close_connections(reason)
                 await self.handover.wait_ended()
         except TimeoutError:
             log_warning(Event.GATEWAY_WARNED, reason="some connections did not end in time")

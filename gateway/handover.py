@@ -191,15 +191,16 @@ class Handover:
 
     # ----------------------------------------------------------------------------------------------- releasing
 
-    async def drain(self) -> None:
-        """No new sessions; wait for programs without a terminal, then give the terminals back to their keepers.
+    async def drain(self, words: str) -> None:
+        """No new sessions; wait for programs without a terminal, then give the terminals back to their keepers, and say
+        `words` there.
 
         Afterwards the connections may be closed: nobody's shell ends of it.
         """
         self._sessions.is_draining = True
         self._sessions.jobs.close()
         await self._wait_for_pipes()
-        await self._release_all(self._sessions.live(), "the gateway is stopping; this shell goes on running")
+        await self._release_all(self._sessions.live(), words)
 
     def hurry(self) -> None:
         """Wait for nobody any more."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gateway.config import Address, Config
-from gateway.errors import GatewayError, KeeperGone, RecordingDamaged
+from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
 from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow, Workspace
 from gateway.lobby.services import RecordingInfo, StopBegun
 from gateway.recording.asciicast import asciicast_v2, asciicast_v3
@@ -154,8 +154,10 @@ class Programs:
     async def kill_workspace(self, workspace_id: str) -> None:
         rows = [row for row in await self._rows.sessions_left_open() if row.workspace_id == workspace_id]
         if self._live is not None:
-            for row in rows:
-                await self._live.kill(row.id)  # so that its row says killed, not lost
+            for row in rows:  # so that its row says killed, not lost
+                if not await self._live.kill(row.id) and self._elsewhere is not None:
+                    with contextlib.suppress(KeeperRefused):
+                        await self._elsewhere.end(row.id)
         for keeper in self._keepers_of(workspace_id):
             await end_keeper(keeper)
         if self._live is None:

@@ -237,6 +237,35 @@ def test_kill_reaches_what_the_old_one_has(gateway: InstalledGateway) -> None:
     until(lambda: alone(gateway), "the old one has ended")
 
 
+def test_kill_of_a_workspace_says_killed_also_of_what_the_old_one_has(gateway: InstalledGateway) -> None:
+    pipe = subprocess.Popen(gateway.ssh_command("exec sleep 1235"), stdin=subprocess.DEVNULL, cwd="/")
+    row = gateway.until_row("SELECT id FROM sessions WHERE command = 'exec sleep 1235' AND status = 'active'")
+    gateway.reload()
+    gateway.homeport("kill", "--workspace", "demo")
+    assert pipe.wait(STOP_SECONDS) != 0
+    row = gateway.until_row("SELECT * FROM sessions WHERE id = ? AND status = 'terminated'", row["id"])
+    assert row["end_reason"] == "killed"
+    until(lambda: alone(gateway), "the old one has ended")
+
+
+def test_the_old_one_ends_at_its_deadline_and_its_shells_go_on_in_the_new_one() -> None:
+    gateway = InstalledGateway("none", session_reload_drain_seconds=0.5, session_drain_seconds=0)
+    try:
+        gateway.set_up()
+        with Shell(gateway) as shell:
+            pid = shell.pid
+            gateway.reload()
+            assert shell.wait_ended() == 255
+            shell.wait(b"this gateway was replaced, and ends now; this shell goes on running")
+        until(lambda: alone(gateway), "the old one has ended")
+        with Shell(gateway) as shell:
+            assert shell.pid == pid
+            shell.exit()
+    finally:
+        gateway.close()
+        gateway.remove()
+
+
 def test_a_removed_key_loses_its_connections_to_the_old_one(gateway: InstalledGateway) -> None:
     key = gateway.new_key("guest")
     gateway.homeport("keys", "add", str(key.with_suffix(".pub")), "--name", "guest")
