@@ -459,7 +459,7 @@ class Terminal:
         for name in extras:
             of_screen = name in {"hyperlink", "protection", "charsets"}
             setattr(options.extra.screen if of_screen else options.extra, name, True)
-        corner = _reference(self._handle, lib.GHOSTTY_POINT_TAG_ACTIVE, 0, 0)
+        corner = _Places(self._handle, lib.GHOSTTY_POINT_TAG_ACTIVE).find(0, 0)
         selection.start, selection.end, options.selection = corner[0], corner[0], selection
         _check(lib.ghostty_formatter_terminal_new(ffi.NULL, formatter, self._handle, options[0]), "formatting")
         length = ffi.new("size_t*")
@@ -480,12 +480,18 @@ def _rgb(colour: Any) -> tuple[int, int, int]:
     return colour.r, colour.g, colour.b
 
 
-def _reference(terminal: Any, tag: int, column: int, row: int) -> Any:
-    """A cell's place; it holds until the terminal changes."""
-    point, reference = ffi.new("GhosttyPointS*"), _sized("GhosttyGridRef")
-    point.tag, point.value.x, point.value.y = tag, column, row
-    _check(_grid_ref(terminal, point[0], reference), f"cell {column},{row}")
-    return reference
+class _Places:
+    """Finds cells, by column and row from the top of what `tag` says. Each place holds until the next is found."""
+
+    def __init__(self, terminal: Any, tag: int) -> None:
+        self._terminal = terminal
+        self._point, self._reference = ffi.new("GhosttyPointS*"), _sized("GhosttyGridRef")
+        self._point.tag = tag
+
+    def find(self, column: int, row: int) -> Any:
+        self._point.value.x, self._point.value.y = column, row
+        _check(_grid_ref(self._terminal, self._point[0], self._reference), "finding a cell")
+        return self._reference
 
 
 @dataclass(slots=True)
@@ -517,12 +523,13 @@ class _RenderState:
     """The library's copy of the rows that are shown, and of the cursor. `close` frees it."""
 
     def __init__(self, terminal: Any, *, rows_above: int) -> None:
-        self._terminal = terminal
         self._state = ffi.new("GhosttyRenderState*")
         self._iterator = ffi.new("GhosttyRenderStateRowIterator*")
         self._cells = ffi.new("GhosttyRenderStateRowCells*")
         self._are_cells_fresh = False
         self._style = _sized("GhosttyStyle")
+        self._places = _Places(terminal, lib.GHOSTTY_POINT_TAG_SCREEN)
+        self._uri, self._uri_length = ffi.new("uint8_t[]", _URI_BYTES_MAX), ffi.new("size_t*")
         _check(lib.ghostty_render_state_new(ffi.NULL, self._state), "making a render state")
         overscan = ffi.new("GhosttyRenderStateOverscan*")
         overscan.above = rows_above
@@ -594,10 +601,9 @@ class _RenderState:
         return list(codepoints[0 : min(length[0], _CLUSTER_CODEPOINTS_MAX)])
 
     def link(self, column: int, row: int) -> bytes:
-        reference = _reference(self._terminal, lib.GHOSTTY_POINT_TAG_SCREEN, column, row)
-        buffer, length = ffi.new("uint8_t[]", _URI_BYTES_MAX), ffi.new("size_t*")
-        result = lib.ghostty_grid_ref_hyperlink_uri(reference, buffer, len(buffer), length)
-        return bytes(ffi.buffer(buffer, length[0])) if result == lib.GHOSTTY_SUCCESS else b""
+        place = self._places.find(column, row)
+        result = lib.ghostty_grid_ref_hyperlink_uri(place, self._uri, _URI_BYTES_MAX, self._uri_length)
+        return bytes(ffi.buffer(self._uri, self._uri_length[0])) if result == lib.GHOSTTY_SUCCESS else b""
 
     def _select(self, column: int) -> None:
         if not self._are_cells_fresh:

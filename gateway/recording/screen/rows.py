@@ -22,14 +22,21 @@ _PEN = CELL.style_mask | CELL.protected | CELL.link
 _COLOUR = CELL.tag_mask | CELL.content_bits
 _CONTENT_SHIFT = CELL.codepoint_shift  # of colours too: a palette's number, or red, green and blue from the lowest bit
 
-_GAP_OR_TEXT = re.compile("(\0+)|[^\0]+")
 _CONTROLS = re.compile("[\x01-\x1f\x7f-\x9f]")
-# Narrow, and every terminal agrees that it is: letters, punctuation, boxes, blocks, arrows, private use.
-_ORDINARY = re.compile("[ -~\u00a0-\u00ac\u00ae-\u02ff\u0370-\u0482\u2010-\u2027\u2030-\u205e\u2190-\u22ff\u2500-\u25fc"
-                       "\ue000-\uf8ff]+")  # fmt: skip
+# Narrow, and every terminal agrees that it is: letters, punctuation, arrows, boxes, blocks, private use.
+_NARROW = (
+    "[ -~\u00a0-\u00ac\u00ae-\u02ff\u0370-\u0482\u2010-\u2027\u2030-\u205e\u2190-\u22ff\u2500-\u25fc\ue000-\uf8ff]"
+)
+# Wide, and every terminal agrees: CJK, kana, hangul, full-width forms. NUL is the second half.
+_WIDE = "[\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff60]\0"
+_PIECE = re.compile(f"(?P<gap>\0+)|(?P<certain>(?:{_NARROW}|{_WIDE})+)|.", re.DOTALL)
+_SOME_BIT = re.compile(rb"[^\0]")
 _EMOJI_FROM = 0x1F000  # from here on terminals count one column or two, depending on their age
 _WIDE_FROM = 0x2E80  # CJK; the few wide characters before are emoji as well
-_LINK_CELLS_MAX = 10_000  # each is a question to the library
+# What the history may cost: a change of the pen is one, one never seen before and a cell with a link are more, since
+# they are questions to the library. Beyond that its lines are plain text; this much takes a tenth of a second.
+_HISTORY_COST_MAX = 60_000
+_NEW_PEN_COST = 4
 
 
 class _Pen(NamedTuple):
@@ -60,17 +67,17 @@ class RowPainter:
         self._columns = columns
         self._is_plain = is_plain
         self._pens: dict[tuple[int, int], _Pen] = {}
-        self._links_left = _LINK_CELLS_MAX
+        self._cost_left = _HISTORY_COST_MAX
 
     def paint(self, row: Row) -> PaintedRow:
         cells = _without_empty_end(row.cells)
         count = len(cells) // _CELL_BYTES
         if not count:
             return PaintedRow("")
-        number = int.from_bytes(cells, "little")
-        text, keys = _text_and_pens(number, count)
-        drawing = _Drawing(self, row, memoryview(cells).cast("Q"), text)
-        if self._is_plain:
+        text, keys = _text_and_pens(int.from_bytes(cells, "little"), count)
+        is_plain = self._is_plain or (row.is_history and self._cost_left <= 0)
+        drawing = _Drawing(row, memoryview(cells).cast("Q"), text, columns=self._columns, is_plain=is_plain)
+        if is_plain:
             drawing.run(0, count, _PEN_OFF)
         else:
             for start, end, key in _runs(keys, count):
@@ -85,6 +92,7 @@ class RowPainter:
         )
 
     def _draw_run(self, drawing: _Drawing, row: Row, start: int, end: int, key: int) -> None:
+        self._cost_left -= 1
         pen = self._pen(row, start, key)
         drawing.protect(bool(key & CELL.protected))
         if not key & CELL.link:
@@ -106,14 +114,13 @@ class RowPainter:
         yield first, end, uri
 
     def _uri(self, row: Row, column: int) -> str:
-        if self._links_left <= 0:
-            return ""
-        self._links_left -= 1
+        self._cost_left -= 1
         return printable(row.link(column))
 
     def _pen(self, row: Row, column: int, key: int) -> _Pen:
         known = self._pens.get((row.page, key))
         if known is None:
+            self._cost_left -= _NEW_PEN_COST
             known = self._pens[row.page, key] = self._make_pen(row, column, key)
         return known
 
@@ -132,14 +139,14 @@ class RowPainter:
 class _Drawing:
     """One row while it is drawn."""
 
-    def __init__(self, painter: RowPainter, row: Row, cells: memoryview, text: str) -> None:
-        self._columns = painter._columns
+    def __init__(self, row: Row, cells: memoryview, text: str, *, columns: int, is_plain: bool) -> None:
+        self._columns = columns
+        self._is_plain = is_plain
         self._row, self.cells, self._text = row, cells, text
         self._out: list[str] = []
         self._pen = _PEN_OFF
         self._is_protected = False
         self._uri = ""
-        self._is_plain = painter._is_plain
         self.has_doubtful_width = False
         self.begins_with_background = False
 
@@ -168,14 +175,13 @@ class _Drawing:
         if not has_clusters and text.isascii() and text.isprintable():
             self._out.append(text)
             return
-        for piece in _GAP_OR_TEXT.finditer(text):
-            first, behind = start + piece.start(), start + piece.end()
-            if piece.group(1):
-                self._gap(first, behind)
-            elif not has_clusters and _ORDINARY.fullmatch(piece.group()):
-                self._out.append(piece.group())
+        for piece in _PIECE.finditer(text):
+            if piece.lastgroup == "gap":
+                self._gap(start + piece.start(), start + piece.end())
+            elif piece.lastgroup == "certain" and not has_clusters:
+                self._out.append(piece.group().replace("\0", ""))
             else:
-                self._characters(first, behind)
+                self._characters(start + piece.start(), start + piece.end())
 
     def _gap(self, start: int, end: int) -> None:
         """Cells without text: empty, erased in a colour, or the second half of a wide character before them."""
@@ -195,6 +201,8 @@ class _Drawing:
     def _characters(self, start: int, end: int) -> None:
         for column in range(start, end):
             cell, text = self.cells[column], self._text[column]
+            if text == "\0":  # the second half of a wide one
+                continue
             is_wide = cell & CELL.wide_mask == CELL.wide
             is_cluster = cell & CELL.tag_mask == CELL.cluster_tag
             if is_cluster and not self._is_plain:
@@ -277,8 +285,9 @@ def _runs(keys: int, count: int) -> Iterator[tuple[int, int, int]]:
         return
     each_key = memoryview(keys.to_bytes(count * _CELL_BYTES, "little")).cast("Q")
     start = 0
-    for column, change in enumerate(memoryview(changes.to_bytes(count * _CELL_BYTES, "little")).cast("Q"), start=1):
-        if change:
+    for changed in _SOME_BIT.finditer(changes.to_bytes(count * _CELL_BYTES, "little")):
+        column = changed.start() // _CELL_BYTES + 1
+        if column != start:
             yield start, column, each_key[start]
             start = column
     yield start, count, each_key[start]
