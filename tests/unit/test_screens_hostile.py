@@ -115,6 +115,25 @@ async def test_a_client_that_changes_its_window_ten_thousand_times_keeps_no_othe
     await other.close(is_final=True)
 
 
+async def test_a_program_whose_every_byte_is_hard_work_keeps_no_other_waiting(
+    recordings: FileRecordings, service: ScreenService
+) -> None:
+    """It repeats a character (REP); 64 KiB of that take some seconds, and they were one step."""
+    recorder, other = recorder_of(recordings), recorder_of(recordings, OTHER_ID)
+    other.append(b"hello")
+    expected = await painted_exactly(service, other, session_id=OTHER_ID)
+    child = await running_process(service)
+    recorder.append((b"x\x1b[65535b" * 16 * 1024)[: 128 * 1024])
+    service.follow(SESSION_ID, recorder.position)
+    while not child.request_in_hand():
+        await asyncio.sleep(0)
+    shown = await service.paint(OTHER_ID, other.position, size=WindowSize(80, 24), term="xterm")
+    assert (shown.data, shown.is_exact) == (expected, True)
+    assert service._asked, "the long way was over before anything was tried"
+    await recorder.close(is_final=True)
+    await other.close(is_final=True)
+
+
 def test_files_that_did_not_come_cost_their_request_alone() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     note_fd, spool_fd = os.memfd_create("note"), os.memfd_create("spool")

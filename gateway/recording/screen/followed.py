@@ -13,8 +13,10 @@ from gateway.recording.screen.keyframe import Keyframe
 from gateway.recording.screen.model import Screen
 from gateway.recording.stream import START, Piece, Stream, pieces_in
 
-# One feed takes about half a millisecond, at worst some 15: then others have their turn.
-FEED_BYTES = 64 * 1024
+# Read at once. Most output of this size takes half a millisecond.
+PIECE_BYTES = 64 * 1024
+# Fed at once, before others may have their turn: of repetitions (REP) and resets this little takes up to 80 ms.
+FEED_BYTES = 2 * 1024
 # A sequence that was cut off by a gap must not swallow what follows: CAN ends it, ST ends a string.
 _AFTER_GAP = b"\x18\x1b\\"
 _COLUMNS_UNKNOWN, _ROWS_UNKNOWN = 80, 24
@@ -63,7 +65,7 @@ class FollowedScreen:
                 self._note_gap()
             self.file_at = stretch.file_at
             self.position = StreamPosition(stretch.lap, stretch.offset)
-            pieces = pieces_in(stretch.events, offset=stretch.offset, bytes_max=FEED_BYTES)
+            pieces = pieces_in(stretch.events, offset=stretch.offset, bytes_max=PIECE_BYTES)
             try:
                 for piece in pieces:
                     yield from self._take(piece)
