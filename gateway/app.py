@@ -312,7 +312,8 @@ class Gateway:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                if self.processes.others():  # a command that was under way may still write there
+                # A command that was under way there may still write. Of one that was replaced, retirement.py asks.
+                if self.state is GatewayState.SERVING and self.processes.others():
                     await self.store.changed_elsewhere()
                 await self.elsewhere.look()
             except Exception:

@@ -62,6 +62,7 @@ class Retirement:
         self._commands_running = commands_running
         self._look = look
         self._drain_seconds = drain_seconds
+        self._knows_keys = False
 
     async def run(self) -> None:
         deadline = time.monotonic() + self._drain_seconds
@@ -86,9 +87,11 @@ class Retirement:
     async def _close_removed_keys(self) -> None:
         """Another process removed a key, and cannot reach the connections it has here."""
         try:
-            if await self._store.changed_elsewhere():
+            if await self._store.changed_elsewhere() or not self._knows_keys:
+                self._knows_keys = False  # until all of this is done
                 known = {key.fingerprint for key in await self._store.list_keys()}
                 for fingerprint in set(self._connections.fingerprints) - known:
                     self._connections.disconnect_key(fingerprint)
+                self._knows_keys = True
         except GatewayError:
             log_failure(Event.STORE_FAILED, reason="keys")

@@ -1,0 +1,77 @@
+"""A gateway that was replaced: what it sees of what the new one does."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+from gateway.errors import StoreUnavailable
+from gateway.handover import Handover
+from gateway.interfaces import AccessKey
+from gateway.retirement import Retirement
+from gateway.sessions import Sessions
+
+DEADLINE_SECONDS = 5
+
+
+class Keys:
+    """The database, of which another process has removed all keys. Somebody else has asked for changes already."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        self._failures = failures
+
+    async def changed_elsewhere(self) -> bool:
+        return False
+
+    async def list_keys(self) -> list[AccessKey]:
+        if self._failures:
+            self._failures -= 1
+            raise StoreUnavailable("the database is locked by another program")
+        return []
+
+
+class OneConnection:
+    """Of a key that was removed. Once it has ended, nothing is left to serve."""
+
+    def __init__(self) -> None:
+        self.fingerprints = {"SHA256:removed"}
+
+    @property
+    def connection_count(self) -> int:
+        return len(self.fingerprints)
+
+    def disconnect_key(self, fingerprint: str) -> int:
+        self.fingerprints.remove(fingerprint)
+        return 1
+
+
+async def retire(keys: Keys, connections: OneConnection) -> None:
+    changed = asyncio.Event()
+
+    async def release_detached() -> None:
+        changed.set()  # it need not wait for its next look
+
+    retirement = Retirement(
+        sessions=cast(Sessions, SimpleNamespace(live=lambda: [], changed=changed)),
+        handover=cast(Handover, SimpleNamespace(release_detached=release_detached)),
+        connections=connections,
+        store=keys,
+        commands_running=lambda: 0,
+        look=lambda: None,
+        drain_seconds=3600,
+    )
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await retirement.run()
+
+
+async def test_a_key_that_was_removed_loses_its_connections_whoever_heard_of_the_change_first() -> None:
+    connections = OneConnection()
+    await retire(Keys(), connections)
+    assert not connections.fingerprints
+
+
+async def test_a_database_that_does_not_answer_once_is_asked_again() -> None:
+    connections = OneConnection()
+    await retire(Keys(failures=2), connections)
+    assert not connections.fingerprints
