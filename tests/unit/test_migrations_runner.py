@@ -135,6 +135,8 @@ async def test_a_gateway_of_the_previous_version_works_on_while_the_fifth_migrat
     )
     count = "SELECT COUNT(id) FROM sessions WHERE status IN ('active', 'paused')"
     is_upgraded = threading.Event()
+    with contextlib.closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # as any gateway leaves it; to change it one must be alone
 
     def previous_gateway() -> int:
         """One connection for all of it, as its store has: statements stay prepared. The sessions it wrote."""
