@@ -122,7 +122,8 @@ transfers, forwards, editors, terminals.
 
 If the new one does not start, its reason is printed, and the old one goes on as if
 nothing had been asked. A database upgrade that the old version cannot live with is such a
-reason: then restart. Variables of the environment are those of the first start.
+reason: then restart. Variables of the environment are those of the first start. A trial
+(`homeport run`, `./dev run`) is not reloaded: stop it and start it again.
 
 examples:
   homeport reload

@@ -6,10 +6,10 @@ import math
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from gateway.errors import UsageWrong
+from gateway.errors import CommandRefused, UsageWrong
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
-from gateway.lobby.sessions import pick
+from gateway.lobby.sessions import pick, what
 from gateway.lobby.shapes import recording_shape
 from gateway.lobby.text import age, clean, duration, size, unique_prefixes
 from gateway.lobby.workspaces import workspace_named
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from datetime import timedelta
 
+    from gateway.interfaces import SessionRow
     from gateway.lobby.command import Parser
     from gateway.lobby.context import LobbyContext
+    from gateway.lobby.services import RecordingInfo
 
 # What a recording may leave switched on in the terminal that plays it: the other screen, mouse reports, bracketed
 # paste, a hidden cursor, a scroll region, colours (xterm's control sequences, "DEC Private Mode Reset" and DECSTR).
@@ -30,12 +32,15 @@ TERMINAL_RESET = (
 )
 SPEED_MAX = 1000.0
 EXPORT_WRITE_LENGTH = 32 * 1024
+SESSIONS_LOOKED_AT_MAX = 2000  # the newest; recordings of older ones go by their workspace
 
 
 async def _ls(lobby: LobbyContext, args: Namespace) -> int:
     recordings = await lobby.services.recordings.list()
+    sessions = await _sessions(lobby)
     if args.json:
-        await lobby.print_json([recording_shape(recording) for recording in recordings])
+        shapes = [recording_shape(recording, sessions.get(recording.session_id)) for recording in recordings]
+        await lobby.print_json(shapes)
         return EXIT_OK
     if not recordings:
         await lobby.note("no recordings yet; every terminal session makes one")
@@ -44,15 +49,27 @@ async def _ls(lobby: LobbyContext, args: Namespace) -> int:
     rows = [
         (
             prefixes[recording.session_id],
-            clean(recording.workspace_name),
+            *_of_session(recording, sessions.get(recording.session_id)),
             age(recording.started_at),
             "running" if recording.is_live else _length(recording.duration),
             size(recording.size_bytes),
         )
         for recording in recordings
     ]
-    await lobby.print_table(("ID", "WORKSPACE", "BEGAN", "LENGTH", "SIZE"), rows)
+    await lobby.print_table(("ID", "LOGIN NAME", "WHAT", "BEGAN", "LENGTH", "SIZE"), rows)
     return EXIT_OK
+
+
+async def _sessions(lobby: LobbyContext) -> dict[str, SessionRow]:
+    rows = await lobby.services.store.list_sessions(include_ended=True, limit=SESSIONS_LOOKED_AT_MAX)
+    return {row.id: row for row in rows}
+
+
+def _of_session(recording: RecordingInfo, row: SessionRow | None) -> tuple[str, str]:
+    """Login name and what ran, as far as the database still knows."""
+    if row is None:
+        return clean(recording.workspace_name), "-"
+    return row.login_name or clean(recording.workspace_name), what(row)
 
 
 def _length(length: timedelta | None) -> str:
@@ -60,12 +77,23 @@ def _length(length: timedelta | None) -> str:
 
 
 async def _recording_id(lobby: LobbyContext, wanted: str) -> str:
-    ids = [recording.session_id for recording in await lobby.services.recordings.list()]
+    """By the beginning of its id, or by login name: the newest of that name."""
+    ids = [recording.session_id for recording in await lobby.services.recordings.list()]  # newest first
+    if "+" in wanted:
+        sessions = await _sessions(lobby)
+        ids = [each for each in ids if each in sessions and sessions[each].login_name == wanted.lower()]
+        if not ids:
+            raise CommandRefused(f"no recording of {clean(wanted, length_max=110)!r}; see: {lobby.prog} rec ls")
+        return ids[0]
     return pick(wanted, ids, noun="recording", listing=f"{lobby.prog} rec ls")
 
 
+def _session_argument(parser: Parser) -> None:
+    parser.add_argument("id", metavar="SESSION", help="the beginning of an id, or my-app+NAME: the newest of that name")
+
+
 def _play_arguments(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", help="a session, by the beginning of its id")
+    _session_argument(parser)
     parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="times faster (default: 1)")
     parser.add_argument(
         "--idle-limit", type=_positive, default=2.0, metavar="S", help="longest pause in seconds (default: 2)"
@@ -98,7 +126,7 @@ def _positive(text: str) -> float:
 
 
 def _export_arguments(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", help="a session, by the beginning of its id")
+    _session_argument(parser)
     parser.add_argument("--v2", action="store_true", help="asciicast v2, for players older than asciinema 3")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
 
@@ -158,8 +186,8 @@ What a terminal showed is recorded, what was typed is not.
 examples:
   homeport rec ls
 
---json: a list of objects with session_id, workspace, started_at, duration_seconds
-(null: not known), size_bytes, is_live.
+--json: a list of objects with session_id, workspace, name and command (of the session,
+or null), started_at, duration_seconds (null: not known), size_bytes, is_live.
 """,
     ),
     Command(
@@ -172,7 +200,7 @@ Ctrl-C stops it and puts the terminal right. The terminal should be as large as 
 recorded. A running session plays up to now.
 
 examples:
-  homeport rec play 01932b7e
+  homeport rec play my-app+agent
   homeport rec play 01932b7e --speed 4 --idle-limit 0.5
 """,
     ),

@@ -60,7 +60,7 @@ async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
         (
             prefixes[row.id],
             row.login_name or "-",
-            _what(row),
+            what(row),
             _state(row, ends_at.get(row.id), now),
             _job(row, now),
             age(row.created_at, now),
@@ -73,7 +73,8 @@ async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
     return EXIT_OK
 
 
-def _what(row: SessionRow) -> str:
+def what(row: SessionRow) -> str:
+    """What runs in it, on one line."""
     return "shell" if row.kind == "shell" else clean(row.command or row.kind, length_max=60)
 
 
@@ -131,7 +132,7 @@ async def _kill(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.services.sessions.kill(session_id)
         await lobby.journal(JournalAction.SESSION_TERMINATED, session_id=session_id, how="kill")
         row = rows[session_id]
-        await lobby.print(f"ended {session_id}: {_what(row)} in {row.login_name or '-'}")
+        await lobby.print(f"ended {session_id}: {what(row)} in {row.login_name or '-'}")
     return EXIT_OK
 
 

@@ -91,10 +91,12 @@ def journal_shape(row: JournalRow) -> Shape:
     }
 
 
-def recording_shape(recording: RecordingInfo) -> Shape:
+def recording_shape(recording: RecordingInfo, row: SessionRow | None) -> Shape:
     return {
         "session_id": recording.session_id,
         "workspace": recording.workspace_name,
+        "name": None if row is None else row.name,
+        "command": None if row is None else row.command,
         "started_at": moment(recording.started_at),
         "duration_seconds": None if recording.duration is None else recording.duration.total_seconds(),
         "size_bytes": recording.size_bytes,

@@ -197,11 +197,13 @@ class FakeShelf:
 
     recordings: list[Recording] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+    played: list[str] = field(default_factory=list)
 
     async def list(self) -> Sequence[RecordingInfo]:
         return self.recordings
 
     async def play(self, session_id: str, *, speed: float, idle_seconds_max: float) -> AsyncGenerator[bytes, None]:
+        self.played.append(session_id)
         for piece in self.pieces:
             yield piece
 

@@ -271,6 +271,26 @@ async def test_rec_ls_shows_beginnings_that_are_accepted_elsewhere(recorded: Fak
     assert [await recorded("rec", "export", each) for each in shown] == [0, 0]
 
 
+async def test_rec_ls_tells_what_was_recorded_as_far_as_it_is_known(recorded: FakeLobby):
+    recorded.store.sessions = [session(ID_TWO, name="agent", command="make\x1b[2J", kind="exec", ended=True)]
+    await recorded("rec", "ls")
+    of_one, of_two = sorted(line.split()[1:3] for line in recorded.stdout.text.splitlines()[1:])
+    assert of_one == ["my-app", "-"]
+    assert of_two == ["my-app+agent", "make\N{REPLACEMENT CHARACTER}[2J"]
+    assert "\x1b" not in recorded.stdout.text
+    await recorded("rec", "ls", "--json")
+    told = {each["session_id"]: (each["name"], each["command"]) for each in json.loads(recorded.stdout.text)}
+    assert told == {ID_ONE: (None, None), ID_TWO: ("agent", "make\x1b[2J")}
+
+
+async def test_rec_play_of_a_login_name_is_the_newest_recording_of_it(recorded: FakeLobby):
+    recorded.store.sessions = [session(each, name="agent", ended=True) for each in (ID_TWO, ID_ONE)]
+    assert await recorded("rec", "play", "My-App+agent") == 0
+    assert recorded.shelf.played == [ID_ONE]  # the first of the list
+    assert await recorded("rec", "play", "my-app+logs") == 1
+    assert "no recording of 'my-app+logs'; see: homeport rec ls" in recorded.stderr.text
+
+
 async def test_rec_play_passes_bytes_on_as_they_were_and_puts_a_terminal_right(recorded: FakeLobby):
     assert await recorded("rec", "play", ID_ONE, is_terminal=True) == 0
     assert recorded.stdout.data == b"\x1b[31mhello\xff\r\n" + TERMINAL_RESET
