@@ -1,4 +1,4 @@
-"""What stands before the `@`: a workspace, or a workspace and a session, or a reserved word.
+"""What stands before the `@`: a workspace, or a workspace and a session, whose name may be one of two reserved words.
 
 Only `+` separates: `:`, `/` and `#` break scp. Names are folded to lower case, because some clients do so themselves;
 a login name never becomes a path or an account.
