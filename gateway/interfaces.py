@@ -516,12 +516,21 @@ class Screens(Protocol):
     each ends in bounded time: without the terminal model a client gets plain lines."""
 
     async def paint(
-        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+        self,
+        session_id: str,
+        until: StreamPosition,
+        *,
+        size: WindowSize,
+        term: str,
+        notice: str = "",
+        is_again: bool = False,
     ) -> Painting:
-        """The screen as of `until`, for a client's terminal of `size`, which the recording knows already (RESIZE).
+        """The screen as of `until`, for a client's terminal of `size`, which may be larger than the window.
 
-        `notice` is one line of ours; it stands just above the screen, in the client's own scrollback. The bytes ask
-        the client's terminal nothing. Ends within a second; in a few, if very many clients come at once.
+        `is_again`: it shows an earlier painting, whose place this one takes; its scrollback is left alone. Else all
+        that it shows goes there, and the session's history. `notice` is one line of ours; it stands just above the
+        screen, in the client's own scrollback. The bytes ask the client's terminal nothing. Ends within a second; in a
+        few, if very many clients come at once.
         """
         ...
 

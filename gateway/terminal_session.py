@@ -150,8 +150,9 @@ class TerminalSession(Session):
                 viewer.begin_painting()
                 until = self._recorder.position
                 painting = await self._screens.paint(
-                    self.session_id, until, size=self._size_of(viewer), term=viewer.term, notice=notice
-                )
+                    self.session_id, until, size=self._size_of(viewer), term=viewer.term, notice=notice,
+                    is_again=viewer.has_screen,
+                )  # fmt: skip
                 if viewer.is_gone or viewer.needs_repaint:
                     continue
                 viewer.show(painting.data)

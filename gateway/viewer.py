@@ -62,7 +62,7 @@ class Viewer:
         self._session = session
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._was_shown = not is_painted
+        self.has_screen = not is_painted  # the session's, with nothing left out in the lines above it
 
     # ------------------------------------------------------------------------------------------------ its output
 
@@ -92,9 +92,8 @@ class Viewer:
         held = b"".join(self._held)
         self._drop_held()
         self.state = ViewerState.LIVE
-        # A screen of ours may be there already, and any mode switched on.
-        self.channel.write((DETACH_RESET if self._was_shown else b"") + painting + held)
-        self._was_shown = True
+        self.channel.write(painting + held)
+        self.has_screen = True
         self.painted.set()
 
     def fall_behind(self) -> None:
@@ -104,6 +103,7 @@ class Viewer:
             self._drop_held()
         else:
             self.state = ViewerState.BEHIND
+            self.has_screen = False
 
     def _drop_held(self) -> None:
         self._held.clear()

@@ -130,12 +130,20 @@ class PaintedWords:
         self.is_exact = True
 
     async def paint(
-        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+        self,
+        session_id: str,
+        until: StreamPosition,
+        *,
+        size: WindowSize,
+        term: str,
+        notice: str = "",
+        is_again: bool = False,
     ) -> Painting:
         self.painted.append(until)
         self.begun.set()
         await self.gate.wait()
-        return Painting(f"<{until.offset} of {size.columns}x{size.rows} {notice}>".encode(), self.is_exact)
+        words = f"<{until.offset} of {size.columns}x{size.rows} {notice}{'again' if is_again else ''}>"
+        return Painting(words.encode(), self.is_exact)
 
     def follow(self, session_id: str, until: StreamPosition) -> None: ...
 

@@ -39,10 +39,12 @@ def paint(
     notice: str = "",
     client_columns: int = 0,
     client_rows: int = 0,
+    is_again: bool = False,
     bytes_max: int = PAINTING_BYTES_MAX,
 ) -> bytes:
     """The screen as it is. `notice`: one line of ours, the newest of the client's scrollback.
 
+    `is_again`: the client shows an earlier painting, which this one takes the place of. Its scrollback stays as it is.
     The client's terminal may be larger than the screen, which is as large as the smallest; 0: it is not. Beyond
     `bytes_max` the oldest history goes, then all that is not text. The screen itself stays as it was, but for a history
     that is too heavy (`Screen.stay_light`).
@@ -52,22 +54,25 @@ def paint(
     screen.stay_light()
     behind = _main_behind(screen.terminal) if screen.terminal.is_alternate else None
     try:
-        picture = _picture(screen.terminal, behind, screen.history_lines, size, is_plain=False)
+        history_lines = 0 if is_again else screen.history_lines
+        picture = _picture(screen.terminal, behind, history_lines, size, is_plain=False)
         if len(picture.screens) > bytes_max:
-            picture = _picture(screen.terminal, behind, screen.history_lines, size, is_plain=True)
+            picture = _picture(screen.terminal, behind, history_lines, size, is_plain=True)
     finally:
         if behind is not None:
             behind.close()
     history = _newest(picture.history, bytes_max - len(picture.screens))
     # It may take several lines of a narrow terminal: they are in the scrollback, where there is room.
     line = f"{_AUTOWRAP_ON}{printable(notice.encode())}{_AUTOWRAP_OFF}\r\n" if notice else ""
+    # Either nothing is left on it, or as many lines follow as it shows: then all above is in its scrollback.
+    room = b"\x1b[H\x1b[J" if is_again else b"\n" * (size.rows - 1)
     return b"".join(
         (
             TERMINAL_RESET,
             f"\x1b[?{_SYNCHRONIZED}h\r\x1b[J{_AUTOWRAP_OFF}".encode(),
             history,
             line.encode(),
-            b"\n" * (size.rows - 1),  # from here on as many lines as the client shows: all above is in its scrollback
+            room,
             picture.screens,
             # If the program is in the middle of drawing, its own end of it is still to come.
             b"" if screen.terminal.has_mode(_SYNCHRONIZED) else f"\x1b[?{_SYNCHRONIZED}l".encode(),

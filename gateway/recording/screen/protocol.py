@@ -58,20 +58,21 @@ class Request:
     size: WindowSize = UNKNOWN_SIZE  # of the client's terminal, for a painting
     notice: str = ""
     wants_keyframe: bool = False
+    is_again: bool = False
     files: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         return json.dumps(
             [self.id, self.verb, self.session_id, [self.since.lap, self.since.offset],
              [self.until.lap, self.until.offset], [self.size.columns, self.size.rows], self.notice,
-             self.wants_keyframe, self.files]
+             self.wants_keyframe, self.is_again, self.files]
         ).encode()  # fmt: skip
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Request:
-        number, verb, session_id, since, until, size, notice, wants_keyframe, files = json.loads(data)
+        number, verb, session_id, since, until, size, notice, wants_keyframe, is_again, files = json.loads(data)
         return cls(number, Verb(verb), session_id, StreamPosition(*since), StreamPosition(*until), WindowSize(*size),
-                   notice, wants_keyframe, tuple(files))  # fmt: skip
+                   notice, wants_keyframe, is_again, tuple(files))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

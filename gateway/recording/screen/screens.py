@@ -91,14 +91,21 @@ class ScreenService:
     # --------------------------------------------------------------------------------------- interfaces.Screens
 
     async def paint(
-        self, session_id: str, until: StreamPosition, *, size: WindowSize, term: str, notice: str = ""
+        self,
+        session_id: str,
+        until: StreamPosition,
+        *,
+        size: WindowSize,
+        term: str,
+        notice: str = "",
+        is_again: bool = False,
     ) -> Painting:
         started = time.monotonic()
         is_dumb = term in _DUMB_TERMINALS
         reason = "the terminal can only show text" if is_dumb else ""
         if not is_dumb:
             try:
-                reply = await self._ask_in_turn(session_id, until, size, notice)
+                reply = await self._ask_in_turn(session_id, until, size, notice, is_again)
                 is_exact = reply.outcome is Outcome.DONE
                 log_event(Event.SCREEN_PAINTED, session_id=session_id, duration_ms=_milliseconds_since(started),
                           is_exact=is_exact, size_bytes=len(reply.data))  # fmt: skip
@@ -151,7 +158,9 @@ class ScreenService:
 
     # ------------------------------------------------------------------------------------------- asking the process
 
-    async def _ask_in_turn(self, session_id: str, until: StreamPosition, size: WindowSize, notice: str) -> Reply:
+    async def _ask_in_turn(
+        self, session_id: str, until: StreamPosition, size: WindowSize, notice: str, is_again: bool
+    ) -> Reply:
         """Ask for a painting. Raises ScreensUnavailable, TimeoutError."""
         stall_count = self._stall_count
         async with asyncio.timeout(QUEUE_SECONDS_MAX):
@@ -160,7 +169,7 @@ class ScreenService:
             if self._stall_count != stall_count:
                 raise ScreensUnavailable("the screens process does not answer")
             async with asyncio.timeout(PAINT_SECONDS_MAX):
-                return await self._ask(Verb.PAINT, session_id, until, size=size, notice=notice)
+                return await self._ask(Verb.PAINT, session_id, until, size=size, notice=notice, is_again=is_again)
         except TimeoutError:
             # Busy with this session, the others may go on waiting. Silent, they shall not wait in vain.
             if self._process is None or self._process.silent_seconds > _LIVELY_SECONDS:
@@ -179,6 +188,7 @@ class ScreenService:
         size: WindowSize = UNKNOWN_SIZE,
         notice: str = "",
         wants_keyframe: bool = False,
+        is_again: bool = False,
     ) -> Reply:
         """Raises ScreensUnavailable. Cancelling lets go of the reply; the work is done all the same."""
         process = await self._running()
@@ -188,7 +198,8 @@ class ScreenService:
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
         try:
-            self._send(process, Request(number, verb, session_id, since, until, size, notice, wants_keyframe))
+            request = Request(number, verb, session_id, since, until, size, notice, wants_keyframe, is_again)
+            self._send(process, request)
             answer = await reply
         finally:
             self._waiting.pop(number, None)

@@ -191,7 +191,7 @@ class Worker:
         data = made = b""
         if request.verb is Verb.PAINT:
             data = paint(followed.screen, notice=request.notice, client_columns=request.size.columns,
-                         client_rows=request.size.rows)  # fmt: skip
+                         client_rows=request.size.rows, is_again=request.is_again)  # fmt: skip
             if len(data) > PAINTING_BYTES_MAX:
                 raise ValueError(f"a painting of {len(data)} bytes")
             followed.is_after_gap = False  # from here on the client's screen is like ours, right or not
