@@ -37,7 +37,7 @@ STATES: dict[str, bytes] = {
             b"90;100",
             b"38;2;1;2;3",
         )
-    ),  # fmt: skip
+    ),
     "a wrap to come": b"x" * 40,
     "a wrap to come, by another pen": b"\x1b[31m" + b"x" * 39 + b"\x1b[44my\x1b[0;1m",
     "a wrap to come behind a wide character": ("x" * 38 + "中").encode(),
@@ -63,15 +63,16 @@ STATES: dict[str, bytes] = {
     "old mouse": b"\x1b[?9h",
     "meta keys": b"\x1b[?1035l\x1b[?1036l\x1b[?1039h\x1b[?1045h",
     "title and directory": b"\x1b]0;some title \xc3\xa4\x07\x1b]7;file://x/y%20z\x07",
-    "colours of the program's own": b"\x1b]4;3;rgb:11/22/33\x07\x1b]10;#aabbcc\x07\x1b]11;#010203\x07\x1b]12;#ff0000\x07",
+    "colours of the program's own": b"\x1b]4;3;rgb:11/22/33\x07\x1b]10;#aabbcc\x07\x1b]11;#010203\x07"
+    b"\x1b]12;#ff0000\x07",
     **{f"cursor shape {number}": b"\x1b[%d q" % number for number in range(7)},
     "a blinking cursor": b"\x1b[?12h",
     "tab stops": b"\x1b[3g\x1b[1;5H\x1bH\x1b[1;20H\x1bH",
     "other keys": b"\x1b[>4;2m",
     "kitty keys, three deep": b"\x1b[>1u\x1b[>5u\x1b[>3u",
     "alternate screen": b"main text\r\n$ \x1b[?1049h\x1b[3;3Hvim\x1b[5;5H",
-    "alternate screen, all different there": b"\x1b[32mmain\x1b(0\x1b[>1u\x1b[2;3H\x1b[?1049h\x1b[0m\x1b(B\x1b[>5u\x1b[2;5r"
-    b"\x1b[?6h\x1b[3;3Hvim\x1b7\x1b[1;1H\x1b[?25l",
+    "alternate screen, all different there": b"\x1b[32mmain\x1b(0\x1b[>1u\x1b[2;3H\x1b[?1049h\x1b[0m\x1b(B\x1b[>5u"
+    b"\x1b[2;5r\x1b[?6h\x1b[3;3Hvim\x1b7\x1b[1;1H\x1b[?25l",
     "alternate screen by 47": b"main\r\nx\x1b[2;9H\x1b7\x1b[4;7H\x1b[?47hALT\x1b[2;2H",
     "alternate screen by 1047": b"main\r\nx\x1b[2;9H\x1b7\x1b[4;7H\x1b[?1047hALT\x1b[2;2H",
     "alternate screen before a history": LINES + b"\x1b[?1049hALT",

@@ -83,8 +83,8 @@ def test_lines_that_wrap_stay_one_line_when_the_window_grows() -> None:
 
 
 def test_a_size_report_is_wanted_only_by_a_program_that_holds_the_whole_screen() -> None:
-    """Switching mode 2048 on makes terminals report their size. Textual goes by these reports alone, so there it must be
-    on; typed into a shell, whose program died without switching it off, a report would be junk."""
+    """Switching mode 2048 on makes terminals report their size. Textual goes by these reports alone, so there it must
+    be on; typed into a shell, whose program died without switching it off, a report would be junk."""
     with screens(b"\x1b[?1049h\x1b[?2048h", b"\x1b[?2048h") as (program, shell):
         assert b"\x1b[?2048h" in paint(program)
         assert b"\x1b[?2048h" not in paint(shell)

@@ -229,9 +229,6 @@ class Terminal:
         self._set(lib.GHOSTTY_TERMINAL_OPT_CONTINUATION_MAX_BYTES, ffi.new("size_t*", CONTINUATION_BYTES_MAX))
         self._set(lib.GHOSTTY_TERMINAL_OPT_KITTY_IMAGE_STORAGE_LIMIT, ffi.new("uint64_t*", 0))
         self._set(lib.GHOSTTY_TERMINAL_OPT_GLYPH_PROTOCOL, ffi.new("bool*", False))
-        # No program can ask for a hollow block, so this one tells that none has asked for anything.
-        hollow = ffi.new("GhosttyTerminalCursorStyle*", lib.GHOSTTY_TERMINAL_CURSOR_STYLE_BLOCK_HOLLOW)
-        self._set(lib.GHOSTTY_TERMINAL_OPT_DEFAULT_CURSOR_STYLE, hollow)
         self._set(lib.GHOSTTY_TERMINAL_OPT_USERDATA, self._userdata)
         self._set(lib.GHOSTTY_TERMINAL_OPT_WRITE_PTY, _on_reply)
 
@@ -239,7 +236,12 @@ class Terminal:
     def create(cls, columns: int, rows: int, *, history_rows_max: int) -> Terminal:
         handle = ffi.new("GhosttyTerminal*")
         _check(lib.ghostty_terminal_new(ffi.NULL, handle, columns, rows), "making a terminal")
-        return cls(handle[0], history_rows_max=history_rows_max)
+        terminal = cls(handle[0], history_rows_max=history_rows_max)
+        # No program can ask for a hollow block, so this one tells that none has asked for anything. Snapshots hold it;
+        # set again after a restore, it would stop a cursor that was told to blink.
+        hollow = ffi.new("GhosttyTerminalCursorStyle*", lib.GHOSTTY_TERMINAL_CURSOR_STYLE_BLOCK_HOLLOW)
+        terminal._set(lib.GHOSTTY_TERMINAL_OPT_DEFAULT_CURSOR_STYLE, hollow)
+        return terminal
 
     @classmethod
     def restore(cls, snapshot: bytes, *, history_rows_max: int) -> Terminal:
