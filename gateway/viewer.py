@@ -7,6 +7,7 @@ follow where others can is left behind, and gets the newest screen once it has r
 from __future__ import annotations
 
 import asyncio
+import re
 from enum import Enum, auto
 from typing import Protocol
 
@@ -17,6 +18,9 @@ from gateway.terminal import DETACH_RESET
 # Output of a program that prints while a screen is being painted, which takes 50 ms: more than a terminal gives then.
 HELD_MAX_BYTES = 1024 * 1024
 DISMISSED_STATUS = 255
+# Up to the last Ctrl-C or Ctrl-\. Whoever loses patience while we ask a lost connection means the login, not the build
+# that has run there since yesterday. Text that is typed ahead is for the program, as ever.
+_INTERRUPT = re.compile(rb"\A.*[\x03\x1c]", re.DOTALL)
 
 
 class ViewerState(Enum):
@@ -56,13 +60,14 @@ class Viewer:
         self.state = ViewerState.PAINTING if is_painted else ViewerState.LIVE
         self.is_gone = False
         self.needs_repaint = False  # what is being painted is out of date already
-        self.painted = asyncio.Event()  # nothing is being painted for it
+        self.painted = asyncio.Event()  # nothing is being painted for it, nor has to be
         if not is_painted:
             self.painted.set()
         self._session = session
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.has_screen = not is_painted  # the session's, with nothing left out in the lines above it
+        self._has_seen_nothing = is_painted
 
     # ------------------------------------------------------------------------------------------------ its output
 
@@ -94,6 +99,7 @@ class Viewer:
         self.state = ViewerState.LIVE
         self.channel.write(painting + held)
         self.has_screen = True
+        self._has_seen_nothing = False
         self.painted.set()
 
     def fall_behind(self) -> None:
@@ -104,6 +110,7 @@ class Viewer:
         else:
             self.state = ViewerState.BEHIND
             self.has_screen = False
+            self.painted.clear()
 
     def _drop_held(self) -> None:
         self._held.clear()
@@ -124,13 +131,18 @@ class Viewer:
         """The session goes on without this client: its terminal is tidied, and it is told why. Its status is that of a
         lost connection, after which scripts connect again."""
         self.is_gone = True
+        self.painted.set()
         self.channel.write(DETACH_RESET + f"homeport: {text}\r\n".encode())
         self.channel.finish(ProgramExit(exit_code=DISMISSED_STATUS))
 
     # ------------------------------------------------------------------ what the channel tells us (ChannelSink)
 
     def data_received(self, data: bytes) -> None:
-        if not self.is_gone:
+        if self.is_gone:
+            return
+        if self._has_seen_nothing:
+            data = _INTERRUPT.sub(b"", data, count=1)
+        if data:
             self._session.viewer_typed(data)
 
     def eof_received(self) -> None:
@@ -157,4 +169,5 @@ class Viewer:
     def channel_lost(self) -> None:
         if not self.is_gone:
             self.is_gone = True
+            self.painted.set()
             self._session.viewer_left(self)

@@ -81,6 +81,24 @@ async def test_whoever_comes_later_gets_the_painting_and_then_what_follows_it(de
     assert rest == desk.stage.recorder.recorded[screens.painted[0].offset :]
 
 
+async def test_an_interrupt_that_is_typed_before_the_screen_is_there_does_not_reach_what_runs(desk: Desk) -> None:
+    """The wait for a lost connection invites a Ctrl-C, which ended the job that had been left running."""
+    screens = desk.stage.screens
+    screens.gate.clear()
+    joining = asyncio.create_task(desk.join())
+    await screens.begun.wait()
+    second = desk.session.viewers[1]
+    second.data_received(b"hel\x03lo\x1c\x03one\n")
+    second.data_received(b"two\n")
+    desk.first.client.data_received(b"three\n")
+    await desk.printed(desk.first, b"got one\r\ngot two\r\ngot three")
+    screens.gate.set()
+    await joining
+    second.data_received(b"\x03")
+    await desk.ended
+    assert desk.end == ProgramExit(signal="INT")
+
+
 async def test_all_of_them_see_the_same_and_may_type(desk: Desk) -> None:
     second = await desk.join()
     desk.first.client.data_received(b"one\n")
@@ -220,6 +238,45 @@ async def test_a_slow_client_beside_a_quick_one_falls_behind_and_gets_the_newest
     await slow.until(lambda: len(slow.output) > seen)
     newest = b"<%d of 80x24 >" % len(stage.recorder.recorded)
     assert slow.output[seen:].startswith(newest), "with what scrolled off meanwhile"
+
+
+async def test_who_is_behind_when_the_program_ends_sees_how_it_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He was slow, not gone; the last lines are what matters most of a build."""
+    monkeypatch.setattr(terminal_session, "SLOW_SECONDS", 0.01)
+    desk = Desk(stage, "read x; head -c 3000000 /dev/zero; echo done")
+    await desk.ready()
+    slow = await desk.join()
+    slow.is_writing_paused = True
+    desk.first.client.data_received(b"go\n")
+    await desk.printed(desk.first, b"done")
+    await asyncio.wait_for(asyncio.shield(desk.session.program.exited), 10)
+    slow.is_writing_paused = False
+    slow.client.resume_writing()
+    await desk.ended
+    assert slow.output.endswith(b"<%d of 80x24 >" % len(stage.recorder.recorded))
+
+
+async def test_who_is_behind_and_goes_keeps_the_program_s_end_from_nobody(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal_session, "SLOW_SECONDS", 0.01)
+    desk = Desk(stage, "read x; head -c 3000000 /dev/zero; echo done; read x")
+    await desk.ready()
+    slow = await desk.join()
+    slow.is_writing_paused = True
+    desk.first.client.data_received(b"go\n")
+    await desk.printed(desk.first, b"done")
+    desk.first.client.data_received(b"\n")
+    desk.first.lose()
+    await asyncio.wait_for(asyncio.shield(desk.session.program.exited), 10)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not desk.ended.done(), "a sole client is waited for as long as it lives"
+    slow.is_writing_paused = False
+    slow.lose()
+    await desk.ended
 
 
 async def test_who_comes_to_a_program_that_a_stopped_client_holds_back_sets_it_free(
