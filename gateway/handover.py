@@ -32,6 +32,8 @@ from gateway.terminal_session import TerminalSession
 
 # Programs of one keeper: far below the requests it lets wait, enough to keep the database's writer busy meanwhile.
 ADOPTED_AT_ONCE = 64
+# A keeper that is silent does it when it goes on; others wait for us meanwhile, in a reload even those who come.
+RELEASE_SECONDS = 3.0
 
 T = TypeVar("T")
 
@@ -174,10 +176,7 @@ class Handover:
             if not program.backlog:
                 live.session.last_activity_at = row.last_activity_at
             self._sessions.keep_in_mind(live)
-        try:
-            await self._store.mark_paused(kept.session_id)
-        except Exception:  # a row that says something else costs nobody a shell
-            log_failure(Event.STORE_FAILED, session_id=kept.session_id)
+        await self._mark_paused(kept.session_id)
         self._sessions.jobs.adopted(live)
         log_event(Event.SESSION_ADOPTED, session_id=kept.session_id, workspace=workspace.name, kind=row.kind)
         self._spawn(self._sessions.run(live), f"session:{workspace.name}:{kept.session_id}")
@@ -255,8 +254,9 @@ class Handover:
             if live.recorder is not None and is_terminal:
                 # Spool and row before the terminal: whoever adopts that writes on in both.
                 await live.recorder.close(is_final=False)
-                await self._store.mark_paused(session.session_id)
-                await live.keeper.release(session.session_id)
+                await self._mark_paused(session.session_id)
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await live.keeper.release(session.session_id)
             else:  # on pipes, or without its terminal: nobody can be given its output any more
                 live.end_reason = EndReason.SHUTDOWN
                 if live.recorder is not None:
@@ -265,10 +265,18 @@ class Handover:
                 await self._store.end_session(session.session_id, exit=ProgramExit(), reason=live.end_reason,
                                               bytes_in=session.bytes_in, bytes_out=session.bytes_out)  # fmt: skip
                 await live.keeper.forget(session.session_id)
-        except (KeeperGone, KeeperRefused) as error:
-            log_warning(Event.KEEPER_MISBEHAVED, session_id=session.session_id, reason=str(error))
+        except (KeeperGone, KeeperRefused, TimeoutError) as error:
+            reason = str(error) or "no answer"
+            log_warning(Event.KEEPER_MISBEHAVED, session_id=session.session_id, reason=reason)
         except Exception:
             log_failure(Event.SESSION_FAILED, session_id=session.session_id, reason="release")
+
+    async def _mark_paused(self, session_id: str) -> None:
+        """A row that cannot be written costs nobody a shell: one that we do not read must not stay ours."""
+        try:
+            await self._store.mark_paused(session_id)
+        except Exception:
+            log_failure(Event.STORE_FAILED, session_id=session_id)
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

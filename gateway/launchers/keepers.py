@@ -22,6 +22,8 @@ from gateway.launchers.place import KeeperNote, KeeperPlace
 from gateway.log import log_event, log_warning
 
 RETRY_SECONDS = 0.01  # while another gateway starts the same keeper, or an old one is about to end
+# Everybody waits at a start; a keeper that is silent is asked again later (elsewhere.py).
+FIND_SECONDS = 3.0
 REAP_SECONDS = 5.0
 REAP_INTERVAL_SECONDS = 0.02
 
@@ -106,7 +108,7 @@ class WorkspaceKeepers:
                     os.close(lock)
                 self._silent.discard(workspace_id)
                 return
-            async with asyncio.timeout(self._settings.keeper_answer_seconds):
+            async with asyncio.timeout(min(FIND_SECONDS, self._settings.keeper_answer_seconds)):
                 await self._connect(place)
             log_event(Event.KEEPER_FOUND, workspace_id=workspace_id)
         except (GatewayError, TimeoutError, OSError, ValueError) as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
-from gateway.errors import KeeperRefused
+from gateway.errors import KeeperRefused, StoreUnavailable
 from gateway.handover import Handover, HandoverStore
 from gateway.interfaces import EndReason, Keeper, Keepers, KeptProgram, ProgramExit, Recordings, SessionRow, Workspace
+from gateway.session import SessionState
 from gateway.sessions import Live, Sessions
 from tests.support.lobby import session
 
@@ -72,3 +74,45 @@ async def test_a_keeper_that_refuses_to_list_its_programs_does_not_stop_the_star
     )
     await handover.adopt_all()
     assert rows.ended == {"kept": EndReason.LOST}
+
+
+class LockedRows(Rows):
+    """Somebody else has the database."""
+
+    async def mark_paused(self, session_id: str) -> None:
+        raise StoreUnavailable("the database is locked by another program")
+
+
+class GivingUp(NoSessions):
+    def give_up(self, live: Live, text: str) -> None: ...
+
+    async def flush_activity(self) -> None: ...
+
+
+async def test_a_terminal_is_given_back_also_when_its_row_cannot_be_written() -> None:
+    """It stayed ours, and was read by nobody: its program stood still, and nobody could come back to it."""
+    released: list[str] = []
+
+    async def release(session_id: str) -> None:
+        released.append(session_id)
+
+    async def close(*, is_final: bool) -> None:
+        assert not is_final
+
+    live = SimpleNamespace(
+        session=SimpleNamespace(session_id="kept", state=SessionState.DETACHED),
+        keeper=SimpleNamespace(release=release),
+        recorder=SimpleNamespace(close=close),
+        terminal=object(),
+        row=None,
+    )
+    handover = Handover(
+        sessions=cast(Sessions, GivingUp()),
+        store=cast(HandoverStore, LockedRows(session("kept"))),
+        keepers=cast(Keepers, OneKeeper()),
+        recordings=cast(Recordings, NoRecordings()),
+        drain_seconds=0,
+        spawn=lambda coroutine, name: None,  # type: ignore[arg-type, return-value]
+    )
+    await handover.release(cast(Live, live), "")
+    assert released == ["kept"]
