@@ -252,8 +252,15 @@ async def test_who_is_behind_when_the_program_ends_sees_how_it_ended(
     desk.first.client.data_received(b"go\n")
     await desk.printed(desk.first, b"done")
     await asyncio.wait_for(asyncio.shield(desk.session.program.exited), 10)
+    stage.screens.gate.clear()
+    for _ in range(100):
+        await asyncio.sleep(0)
     slow.is_writing_paused = False
     slow.client.resume_writing()
+    slow.changed.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    stage.screens.gate.set()
     await desk.ended
     assert slow.output.endswith(b"<%d of 80x24 >" % len(stage.recorder.recorded))
 
@@ -275,6 +282,7 @@ async def test_who_is_behind_and_goes_keeps_the_program_s_end_from_nobody(
         await asyncio.sleep(0)
     assert not desk.ended.done(), "a sole client is waited for as long as it lives"
     slow.is_writing_paused = False
+    slow.changed.set()
     slow.lose()
     await desk.ended
 
