@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -204,3 +206,35 @@ def test_the_beginning_of_a_sequence_holds_no_control_of_its_own(begun: bytes) -
     tail = data[data.rindex(b"\x1b") + 1 :]
     assert tail, "the terminal goes on in the middle of it"
     assert not set(tail) & set(range(0x20))
+
+
+# Nothing else may be painted: moves, erasing, modes, looks, keyboard flags set; titles, folders, links, colours; text.
+_MAY_BE_PAINTED = re.compile(
+    rb"\x1b\[[\d;:]*[CGHJKXgmrs]|\x1b\[\??[\d;]*[hl]|\x1b\[[<>=][\d;]*[um]|\x1b\[(?:\d* q|\d\"q|!p)"
+    rb"|\x1b\](?:2;|7;|8;[^;]*;|(?:4;\d+|1[012]);rgb:[\da-f/]+)(?:[ -~]|\xc2[\xa0-\xbf]|[\xc3-\xf4][\x80-\xbf]+)*\x1b\\"
+    rb"|\x1b[()*+][0-9A-Z<>%=&]|\x1b[=>78HNOno|}~\\]|[ -~\r\n\x0e\x0f\x18]|\xc2[\xa0-\xbf]|[\xc3-\xf4][\x80-\xbf]+"
+)
+_PRINTED = (
+    b"\x1b[c", b"\x1b[6n", b"\x1b[21t", b"\x1b[5i", b"\x05", b"\x1bZ", b"\x1b[?u", b"\x1b[?2026$p", b"\x1b[>q",
+    b"\x1bP+q544e\x1b\\", b"\x1b_Gq=1\x1b\\", b"\x1b^x\x1b\\", b"\x1bX\x1b\\",
+    b"\x1bPtmux;\x1b\x1b]52;c;AA\x07\x1b\\", b"\x1b]52;c;aGk=\x07", b"\x1b]1337;File=inline=1:AAAA\x07",
+    b"\x1b]9;note\x07", b"\x1b]777;notify;a;b\x07", b"\x1b]10;?\x07", b"\x1b]11;#ff0000\x07",
+    b"\x1b]4;3;?;5;rgb:1/2/3\x07", b"\x1b]22;x\x07", b"\x1b]133;A\x07", b"\x1b]2;a\xc2\x9bc\xc2\x9c\x1b\\",
+    b"\x1b]7;file://h/\xc2\x9b6n\x07", b"\xc2\x9b6n", b"\xc2\x90\xc2\x9d", b"e\xcc\x81\xc2\x9b",
+    b"\x1b]8;id=a\xc2\x9b6n;http://x/\xc2\x9d52;c;AA\xc2\x9c\x1b\\L", b"\x1b]8;;\x1b\\", b"\xed\xa0\x80", b"\x00\x7f",
+    b"\r\n\r\n", b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[>1u", b"\x1b[>4;2m", b"\x1b(0qq\x1b(B", b"\x1b)0\x0ex",
+    b'\x1b[1"qp', b"\x1b[?2048h", b"\x1b[?69h\x1b[3;9s\x1b[2;7r", b"\x1b[5;5H", b"text", b"\x1b[38;2;1;2;3mx",
+    b"\x1b[4:3m\x1b[58:5:3m", b"\x1b7", b"\x1b8",
+)  # fmt: skip
+
+
+def test_whatever_was_printed_a_painting_asks_nothing_and_commands_nothing() -> None:
+    """No question, clipboard, file, notification or control reaches the client, in whatever the program hid it."""
+    chosen = random.Random(7)
+    for _ in range(400):
+        screen = Screen(chosen.choice((1, 20, 80)), chosen.choice((1, 3, 24)), history_lines=20)
+        parts = (chosen.choice(_PRINTED) if chosen.random() < 0.8 else chosen.randbytes(8) for _ in range(40))
+        screen.feed(b"".join(parts) + b"\x18")  # what is in the middle of a sequence goes on there: see above
+        data = paint(screen, notice="back", is_again=chosen.random() < 0.3)
+        assert _MAY_BE_PAINTED.sub(b"", data) == b""
+        screen.close()
