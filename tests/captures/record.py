@@ -72,7 +72,7 @@ PROGRAMS = {
             "u",
             ":terminal echo hi\r",
             "\x04",
-            ":e /home/me/wide.txt\r",
+            ":e /home/me/cjk.txt\r",
             "i中文\x1b",
             "gg\x16jjj$",
             "\x1b:qa!\r",
@@ -179,7 +179,12 @@ def main(names: list[str]) -> None:
     home = Path("/tmp/captures-home")
     home.mkdir(exist_ok=True)
     home.chmod(0o777)
-    for name, text in {"source.py": SOURCE, "vimrc": VIMRC, "wide.txt": WIDE}.items():
+    for name, text in {
+        "source.py": SOURCE,
+        "vimrc": VIMRC,
+        "wide.txt": WIDE,
+        "cjk.txt": WIDE.replace(" 😀", ""),
+    }.items():
         (home / name).write_text(text)
     for script in ("agent.py", "page.py", "progress.py"):
         (home / script).write_text((HERE / script).read_text())
