@@ -73,7 +73,7 @@ def foreground(terminal_fd: int, kind: SessionKind, known: Foreground | None = N
     looked up again, which costs 25.
     """
     group = _asked(terminal_fd, termios.TIOCGPGRP)  # as seen by this process, whatever pid namespace it is in
-    # A shell's name is not believed: a job that has not become its program yet, or a shell that is at its prompt by now.
+    # A shell's name is not believed: of a job that is not its program yet, or of a shell that is at its prompt by now.
     if known is not None and known.group == group and known.job not in _SHELLS_OR_NONE:
         return known
     leader = _asked(terminal_fd, _TIOCGSID)
