@@ -93,10 +93,9 @@ async def _rm(lobby: LobbyContext, args: Namespace) -> int:
     workspace = await workspace_named(lobby, args.name)
     running = [row for row in await lobby.services.store.list_sessions() if row.workspace_id == workspace.id]
     if running:
-        ids = " ".join(row.id for row in running[:5]) + (" …" if len(running) > 5 else "")
         raise CommandRefused(
-            f'"{workspace.name}" has {_count(len(running), "session")} running; end them first with: '
-            f"{lobby.prog} kill {ids}"
+            f'"{workspace.name}" has {_count(len(running), "session")} running (see: {lobby.prog} sessions); '
+            f"end them all first with: {lobby.prog} kill --workspace {workspace.name}"
         )
     if count := await lobby.services.sessions.programs_in(workspace.id):
         raise CommandRefused(
