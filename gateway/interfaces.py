@@ -36,6 +36,11 @@ class Principal:
     workspaces: frozenset[str] | None = None  # names this key may enter; None: all of them
     forwarding: Forwarding | None = None  # None: says nothing about it
 
+    @property
+    def is_owner(self) -> bool:
+        """May enter every workspace, and so change what concerns them all."""
+        return self.workspaces is None
+
     def may_enter(self, workspace_name: str) -> bool:
         return self.workspaces is None or workspace_name in self.workspaces
 
@@ -58,6 +63,9 @@ class Workspace:
     description: str | None = None
     created_at: datetime | None = None
     last_sync_at: datetime | None = None
+    is_cloned: bool = True  # False: declared; the clone is made at the first login
+    clone_branch: str | None = None  # of a declared one; None: the remote's default
+    archived_at: datetime | None = None
     active_session_count: int = 0
 
 
@@ -72,6 +80,26 @@ class AccessKey:
     workspaces: frozenset[str] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    created_at: datetime | None = None
+
+
+class ApiScope(StrEnum):
+    """What a bearer token of the HTTP API may do."""
+
+    READ = "read"
+    WRITE = "write"  # reads as well
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A bearer token of the HTTP API, without the token itself: only its hash is kept."""
+
+    id: str
+    name: str
+    scope: ApiScope
+    created_by: str
+    expires_at: datetime
     last_used_at: datetime | None = None
     created_at: datetime | None = None
 

@@ -17,6 +17,8 @@ class JournalAction(StrEnum):
     API_ACCESS = "api_access"
     WORKSPACE_CREATED = "workspace_created"
     WORKSPACE_DELETED = "workspace_deleted"
+    WORKSPACE_ARCHIVED = "workspace_archived"
+    WORKSPACE_RESTORED = "workspace_restored"
     WORKSPACE_SYNC_CLONE = "workspace_sync_clone"
     WORKSPACE_SYNC_FETCH = "workspace_sync_fetch"
     WORKSPACE_SYNC_PULL = "workspace_sync_pull"
@@ -29,6 +31,12 @@ class JournalAction(StrEnum):
     FILE = "file"  # one file operation by SFTP
     KEY_ADDED = "key_added"
     KEY_REMOVED = "key_removed"
+    GITHUB_LOGIN = "github_login"
+    GITHUB_LOGOUT = "github_logout"
+    VAULT_ROTATED = "vault_rotated"
+    TOKEN_MINTED = "token_minted"  # noqa: S105 - the name of an action
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105 - the name of an action
+    SETTINGS_CHANGED = "settings_changed"
     BAN = "ban"
     ENROLL = "enroll"
     SHARE = "share"

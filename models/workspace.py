@@ -18,7 +18,7 @@ class Workspace(Model):
     """CHECKs: the slug is a login name; a repository has its URL (a URL alone is one outside GitHub); closed sets.
 
     `github_repo` is compared without case (COLLATE NOCASE), since GitHub does so. `github_id` came with the second
-    migration, `forwarding` and `shell` with the third.
+    migration, `forwarding` and `shell` with the third, what has to do with cloning and archiving with the sixth.
     """
 
     id = fields.CharField(primary_key=True, max_length=36, default=new_id)
@@ -35,6 +35,9 @@ class Workspace(Model):
     forwarding = fields.CharEnumField(Forwarding, max_length=10, null=True, description="Forwarding")
     shell = fields.CharField(max_length=255, null=True)  # absolute path of the login shell; CHECK: it is one
     last_sync_at = fields.DatetimeField(null=True)
+    is_cloned = fields.BooleanField(default=True)  # False: declared; the clone is made at the first login
+    clone_branch = fields.CharField(max_length=255, null=True)  # of a declared one; null: the remote's default
+    archived_at = fields.DatetimeField(null=True)
     created_at = fields.DatetimeField(auto_now_add=True)
     updated_at = fields.DatetimeField(auto_now=True)
 

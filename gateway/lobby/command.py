@@ -83,6 +83,9 @@ class Command:
     run: Run | None  # None: it runs in the caller's own process, in cli.py
     arguments: Callable[[Parser], None] = no_arguments
     on_host_only: bool = False  # never offered over SSH
+    # Also for keys that may enter some workspaces only. The command shows and changes nothing outside their scope:
+    # it finds workspaces with `workspace_named` and `visible` (workspaces.py). Others are the operator's and owners'.
+    for_scoped_keys: bool = False
     makes_state: bool = False  # without a gateway: may create the state directory (first set-up)
     # Files belong to whoever typed the command, so the caller's side opens them and they travel as stdin and stdout.
     stdin_from: Callable[[argparse.Namespace], str | None] = no_file  # "-" is the caller's own stdin

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.errors import CommandRefused
 from gateway.lobby.text import table
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ class Input(Protocol):
         ...
 
 
+class Person(Protocol):
+    """Whoever sits at the terminal that the command was typed in."""
+
+    async def ask(self, question: str, *, is_secret: bool = False) -> str:
+        """Show the question on stderr and wait for one line, without its end; a secret is not echoed. Cancelled by
+        Ctrl-C. Raises CommandRefused if nobody can answer (no terminal), which the caller makes into the option to
+        use instead."""
+        ...
+
+
+class Nobody:
+    """A command without a terminal."""
+
+    async def ask(self, question: str, *, is_secret: bool = False) -> str:
+        raise CommandRefused("there is no terminal to ask on")
+
+
 @dataclass(slots=True)
 class LobbyContext:
     """One command's view of the world."""
@@ -42,6 +60,7 @@ class LobbyContext:
     is_terminal: bool = False  # stdout is a terminal: fit to its width, show progress
     principal: Principal | None = None  # None: the operator, on the host itself
     prog: str = "homeport"  # how the caller reaches us, for help and hints
+    person: Person = field(default_factory=Nobody)
     more_about_failures: str = "the gateway's log has the whole story"
 
     @property

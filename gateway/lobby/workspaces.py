@@ -13,6 +13,7 @@ from gateway.lobby.text import age, clean
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Iterable
 
     from gateway.interfaces import Workspace
     from gateway.lobby.command import Parser
@@ -20,16 +21,25 @@ if TYPE_CHECKING:
 
 
 async def workspace_named(lobby: LobbyContext, name: str) -> Workspace:
-    """The active workspace `name`, or a refusal with the nearest one. An archived one counts as missing."""
+    """The active workspace `name`, or a refusal with the nearest one. An archived one counts as missing, and so does,
+    in the same words, one outside the scope of the key that asks."""
     found = await lobby.services.store.find_workspace(name.lower())
+    if found is not None and not visible(lobby, [found]):
+        found = None
     if found is not None and found.is_active:
         return found
     if found is not None:
         raise CommandRefused(f'the workspace "{found.name}" is archived; its files are in the archive folder')
-    names = [workspace.name for workspace in await lobby.services.store.list_workspaces()]
+    names = [workspace.name for workspace in visible(lobby, await lobby.services.store.list_workspaces())]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f'; did you mean "{near[0]}"?' if near else ";"
     raise CommandRefused(f'no workspace named "{clean(name, length_max=60)}"{hint} list them with: {lobby.prog} ls')
+
+
+def visible(lobby: LobbyContext, workspaces: Iterable[Workspace]) -> list[Workspace]:
+    """Those that whoever asks may know of."""
+    principal = lobby.principal
+    return [workspace for workspace in workspaces if principal is None or principal.may_enter(workspace.name)]
 
 
 def looks_like_source(text: str) -> bool:
@@ -64,7 +74,7 @@ def _ls_arguments(parser: Parser) -> None:
 
 
 async def _ls(lobby: LobbyContext, args: Namespace) -> int:
-    workspaces = await lobby.services.store.list_workspaces(include_inactive=args.all)
+    workspaces = visible(lobby, await lobby.services.store.list_workspaces(include_inactive=args.all))
     if args.json:
         await lobby.print_json([workspace_shape(workspace) for workspace in workspaces])
         return EXIT_OK

@@ -156,6 +156,9 @@ class WorkspaceQueries:
             description=row.description,
             created_at=row.created_at,
             last_sync_at=row.last_sync_at,
+            is_cloned=row.is_cloned,
+            clone_branch=row.clone_branch,
+            archived_at=row.archived_at,
             active_session_count=active_session_count,
         )
 

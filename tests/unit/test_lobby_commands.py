@@ -83,7 +83,7 @@ async def test_an_empty_list_says_what_to_do_on_stderr_and_prints_an_empty_json_
 
 async def test_rm_is_refused_while_sessions_run_and_names_the_command_that_ends_them(lobby: FakeLobby):
     assert await lobby("rm", "my-app") == 1
-    assert f"homeport kill {ID_TWO}" in lobby.stderr.text
+    assert "homeport kill --workspace my-app" in lobby.stderr.text
     assert lobby.yard.archived == []
 
 

@@ -33,7 +33,7 @@ from gateway.store.migrate import (
 from tests.support.store import copied, dump, migrated_file
 
 ROOT = Path(__file__).parents[2]
-FIRST, SECOND, THIRD, FOURTH, FIFTH = load_migrations()[:5]
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = load_migrations()[:6]
 TABLES = ("settings", "workspaces", "sessions", "auth_logs", "system_metrics", "access_keys")
 ROWS = """
 INSERT INTO settings (theme, preferences) VALUES ('dark', '{}');
@@ -385,10 +385,10 @@ async def test_no_migration_file_carries_a_pickle() -> None:
 async def test_later_migrations_can_be_undone(filled: Path) -> None:
     before = rows(filled)
     applied: list[Migration] = []
-    for step in (SECOND, THIRD, FOURTH, FIFTH):
+    for step in (SECOND, THIRD, FOURTH, FIFTH, SIXTH):
         applied.append(step)
         await upgrade(filled, *applied)
-    for number, step in enumerate((FIFTH, FOURTH, THIRD, SECOND), start=5):
+    for number, step in enumerate((SIXTH, FIFTH, FOURTH, THIRD, SECOND), start=6):
         applied.append(dataclasses.replace(step, version=f"{number}_1_back.py", upgrade=step.downgrade))
         await upgrade(filled, *applied)
     assert rows(filled) == before

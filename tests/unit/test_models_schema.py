@@ -89,6 +89,10 @@ NEW_WORKSPACE = (
     "INSERT INTO workspaces (id, name, slug, local_path{columns}) VALUES ('w', 'demo', 'demo', '/w'{values})"
 )
 NEW_SESSION = "INSERT INTO sessions (id{columns}) VALUES ('s'{values})"
+NEW_TOKEN = (
+    "INSERT INTO api_tokens (id, name, token_hash, scope, created_by, expires_at) "
+    "VALUES ('t', '{name}', '{hash}', '{scope}', 'operator', CURRENT_TIMESTAMP)"
+)
 ENDED = {"status": "'terminated'", "ended_at": "CURRENT_TIMESTAMP", "end_reason": "'exit'"}
 
 
@@ -152,6 +156,7 @@ async def test_models_and_migrations_have_the_same_columns(database: sqlite3.Con
         ("INSERT INTO settings (id{columns}) VALUES ('singleton'{values})", {"github_token": "'x'"}),
         ("INSERT INTO settings (id{columns}) VALUES ('singleton'{values})", {"github_refresh_token_iv": "'x'"}),
         ("INSERT INTO settings (id{columns}) VALUES ('singleton'{values})", {"preferences": "'not json'"}),
+        ("INSERT INTO settings (id{columns}) VALUES ('singleton'{values})", {"github_profile": "'not json'"}),
         (NEW_WORKSPACE, {"github_repo": "'a/b'"}),
         (NEW_WORKSPACE, {"github_repo": "'ab'", "github_url": "'https://x/'"}),
         (NEW_WORKSPACE, {"github_id": "0"}),
@@ -160,6 +165,8 @@ async def test_models_and_migrations_have_the_same_columns(database: sqlite3.Con
         (NEW_WORKSPACE, {"forwarding": "''"}),
         (NEW_WORKSPACE, {"shell": "''"}),
         (NEW_WORKSPACE, {"shell": "'zsh'"}),
+        (NEW_WORKSPACE, {"is_cloned": "2"}),
+        (NEW_WORKSPACE, {"clone_branch": "'-x'"}),
         (NEW_WORKSPACE, {"branch": "'--upload-pack=x'"}),
         ("INSERT INTO workspaces (id, name, slug, local_path) VALUES ('w', '-x', '-x', '/w'{values})", {}),
         ("INSERT INTO workspaces (id, name, slug, local_path) VALUES ('w', 'Demo', 'other', '/w'{values})", {}),
@@ -184,6 +191,9 @@ async def test_models_and_migrations_have_the_same_columns(database: sqlite3.Con
         ("INSERT INTO auth_logs (id, action, success{columns}) VALUES ('a', 'login', 1{values})", {"details": "'x'"}),
         ("INSERT INTO auth_logs (id, action, success) VALUES ('a', 'login', 2{values})", {}),
         ("INSERT INTO system_metrics (metric, value{columns}) VALUES ('m', 1{values})", {"metadata": "'x'"}),
+        (NEW_TOKEN.format(name="", hash="a" * 64, scope="read"), {}),
+        (NEW_TOKEN.format(name="t", hash="a", scope="read"), {}),
+        (NEW_TOKEN.format(name="t", hash="a" * 64, scope="admin"), {}),
         ("INSERT INTO access_keys (id, name, fingerprint, public_key) VALUES ('k', '', 'f', 'p'{values})", {}),
     ],
 )
@@ -211,6 +221,7 @@ async def test_the_database_accepts_the_possible_states(database: sqlite3.Connec
         database.execute("UPDATE sessions SET end_reason = ?", (reason,))
     database.execute("INSERT INTO settings (theme) VALUES ('dark')")
     database.execute("INSERT INTO system_metrics (metric, value) VALUES ('cpu_usage', 0.5)")
+    database.execute(NEW_TOKEN.format(name="grafana", hash="a" * 64, scope="read"))
     database.execute("INSERT INTO auth_logs (id, action, success, details) VALUES ('a', 'login', 1, '{}')")
 
 
