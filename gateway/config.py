@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -26,7 +27,7 @@ ENVIRONMENT_OTHER = ("HOMEPORT_CONFIG",)
 Isolation = Literal["auto", "bubblewrap", "none"]
 _DAYS_MAX = 36_500
 _MINUTES_MAX = _DAYS_MAX * 24 * 60
-_LISTS = ("environment_allowed", "host_names")
+_LISTS = ("environment_allowed", "host_names", "hosts")
 
 
 class Address(BaseModel):
@@ -154,6 +155,35 @@ class RecordingSettings(_Section):
     bytes_per_session_max: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024)
 
 
+class GitHubSettings(_Section):
+    """One GitHub: github.com, or an Enterprise server. Plain http is for tests on loopback alone."""
+
+    # Repositories are cloned from here, and the device flow's pages are here.
+    web_url: str = "https://github.com"
+    api_url: str = "https://api.github.com"
+    # Of an OAuth app or GitHub App with the device flow switched on. Empty: `github login` takes personal tokens only.
+    client_id: str = ""
+    # What the device login asks for; GitHub Apps have permissions of their own and ignore it.
+    scopes: str = "read:user user:email repo"
+    # A token that expires is renewed this long before.
+    refresh_minutes: float = Field(default=15, gt=0, le=24 * 60)
+
+    @field_validator("web_url", "api_url", mode="after")
+    @classmethod
+    def _safe_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_loopback = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
+        if not is_safe or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("it is not the https URL of a GitHub; write for example https://github.example.com")
+        return value.rstrip("/")
+
+
+class GitSettings(_Section):
+    # Hosts that repositories may be cloned from, beside the GitHub above. Others are asked for by name; * is any.
+    hosts: tuple[str, ...] = ("gitlab.com", "codeberg.org", "bitbucket.org", "git.sr.ht")
+
+
 class RetentionSettings(_Section):
     """Days until maintenance deletes; live sessions are never touched."""
 
@@ -197,6 +227,8 @@ class Config(_Section):
     http: HttpSettings = HttpSettings()
     session: SessionSettings = SessionSettings()
     sftp: SftpSettings = SftpSettings()
+    github: GitHubSettings = GitHubSettings()
+    git: GitSettings = GitSettings()
     recording: RecordingSettings = RecordingSettings()
     retention: RetentionSettings = RetentionSettings()
     schedule: ScheduleSettings = ScheduleSettings()

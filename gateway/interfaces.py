@@ -84,6 +84,26 @@ class AccessKey:
     created_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GitToken:
+    """What git may present to the GitHub that is configured, and to no other host."""
+
+    host: str  # exactly as it stands in a URL, with the port where it is not the scheme's own: "github.com"
+    protocol: str  # https; http only for a loopback host
+    secret: str = field(repr=False)
+    username: str = "x-access-token"
+    expires_at: datetime | None = None
+
+
+class GitTokens(Protocol):
+    """Has the owner's GitHub token (gateway/github_account.py)."""
+
+    async def git_token(self) -> GitToken:
+        """One that is valid for some minutes yet, renewed if need be (one renewal at a time). Raises CommandRefused,
+        with the command that logs in, if there is none or GitHub has revoked it."""
+        ...
+
+
 class ApiScope(StrEnum):
     """What a bearer token of the HTTP API may do."""
 
