@@ -171,8 +171,9 @@ def test_kill_of_the_gateway_keeps_terminals_and_says_how_each_pipe_ended(gatewa
     terminal_row = gateway.rows("SELECT * FROM sessions WHERE columns IS NOT NULL")[0]
     assert terminal_row["status"] == "paused"
     for command, (reason, exit_code) in commands.items():
-        row = gateway.rows("SELECT * FROM sessions WHERE command = ?", f"echo up; {command}")[0]
-        assert (row["status"], row["end_reason"], row["exit_code"]) == ("terminated", reason, exit_code)
+        query = "SELECT * FROM sessions WHERE status = 'terminated' AND command = ?"
+        row = gateway.until_row(query, f"echo up; {command}")
+        assert (row["end_reason"], row["exit_code"]) == (reason, exit_code)
     gateway.homeport("kill", str(terminal_row["id"]))
     assert gateway.ssh("pkill -f 'sleep 305'").returncode == 0, "it was still running"
 
