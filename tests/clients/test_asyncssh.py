@@ -30,8 +30,9 @@ HELLO = b"hello" * 9999
 @asynccontextmanager
 async def connected(server: Server, **more: object) -> AsyncIterator[asyncssh.SSHClientConnection]:
     login: dict[str, object] = {"client_keys": [str(server.key)], "known_hosts": str(server.known_hosts), **more}
+    login.setdefault("username", server.user)
     async with asyncio.timeout(2 * DEADLINE_SECONDS), asyncssh.connect(
-        server.host, server.port, username=server.user, agent_path=None, config=[], **login
+        server.host, server.port, agent_path=None, config=[], **login
     ) as connection:  # fmt: skip
         yield connection
 
@@ -78,7 +79,7 @@ async def test_signal_reaches_the_program_and_what_it_started(server: Server) ->
 
 
 async def test_terminal_grows_with_its_window_and_is_hung_up_at_its_close(server: Server) -> None:
-    async with connected(server) as connection:
+    async with connected(server, username=server.passing_user) as connection:
         async with connection.create_process(term_type="vt100", term_size=(93, 17)) as shell:
             shell.stdin.write("echo $TERM:$(stty size)\n")
             await shell.stdout.readuntil("vt100:17 93")

@@ -77,6 +77,11 @@ class Server:
         return self.sshd is not None
 
     @property
+    def passing_user(self) -> str:
+        """The login name whose shells end with their connection; sshd knows no others."""
+        return self.user if self.is_sshd else f"{self.user}+new"
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of every client: as after a login on a machine that is new."""
         return {"PATH": CLIENT_PATH, "HOME": str(self.client_home), "LANG": "C.UTF-8", "SHELL": "/bin/sh"}
