@@ -38,7 +38,7 @@ sys.exit(11)
 """
 
 
-@pytest.fixture(params=["none", "bubblewrap"])
+@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     skip_without_walls(request.param)
     yield from running(InstalledGateway(request.param))

@@ -27,7 +27,7 @@ IDLE_SECONDS = 5.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(params=["none", "bubblewrap"])
+@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     skip_without_walls(request.param)
     yield from running(InstalledGateway(request.param))

@@ -29,7 +29,7 @@ COMMANDS_A_RELOAD = 50
 BACK_SECONDS_MAX = 7.0
 
 
-@pytest.fixture(scope="module", params=["none", "bubblewrap"])
+@pytest.fixture(scope="module", params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """Of our own: a gateway that others have lent must stay the process they know."""
     skip_without_walls(request.param)

@@ -19,7 +19,7 @@ DRAIN_SECONDS = 1.0
 ORDERLY_SECONDS = 8.0
 
 
-@pytest.fixture(params=["none", "bubblewrap"])
+@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """One for each test: they stop it."""
     skip_without_walls(request.param)
