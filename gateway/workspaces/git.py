@@ -3,26 +3,19 @@ fsmonitor), so it must find nothing there but the workspace itself."""
 
 from __future__ import annotations
 
-import asyncio
 import codecs
-import contextlib
-import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.environment import DEFAULT_LANG, DEFAULT_PATH
-from gateway.errors import CommandRefused, KeeperGone, KeeperRefused
-from gateway.ids import new_id
-from gateway.interfaces import Inside, Keeper, Program, ProgramExit, ProgramSpec
+from gateway.errors import CommandRefused, KeeperGone
+from gateway.interfaces import Inside, Keeper, ProgramExit
+from gateway.workspaces.inside import InsideProgram, run_inside
 
 PROTOCOLS_ALLOWED = "https:ssh"  # for submodules and redirects as well: never file: or ext::
 OUTPUT_MAX_BYTES = 64 * 1024
 READ_BYTES = 32 * 1024
 LAST_LINES_KEPT = 5
 FIRST_BRANCH = "main"
-# Once git has ended its pipes are at their end too, unless a background child of it holds them.
-PIPE_LINGER_SECONDS = 2
 
 # Never ask anything: nobody could answer. A new host's key is taken on first use, a changed one is refused (ssh(1)).
 _SSH_COMMAND = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20"
@@ -39,6 +32,12 @@ _OPTIONS = tuple(
     for word in ("-c", setting)
 )
 
+GIT_ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": PROTOCOLS_ALLOWED,
+    "GIT_SSH_COMMAND": _SSH_COMMAND,
+}
+
 OnProgress = Callable[[str], Awaitable[None]]
 
 
@@ -49,107 +48,50 @@ async def run_git(
 
     Raises CommandRefused with git's last words, KeeperGone, ProgramFailed. Cancelling hangs git up before it returns.
     """
-    spec = ProgramSpec(
-        session_id=new_id(),
-        argv=tuple(word.encode() for word in ("env", "git", *_OPTIONS, *arguments)),
-        executable=b"/usr/bin/env",  # finds git on the workspace's own PATH
-        environment=_environment(inside),
-        directory=inside.tree.encode(),
+    output = bytearray()
+    said = _Said(on_progress)
+
+    async def keep(piece: bytes) -> None:
+        output.extend(piece[: OUTPUT_MAX_BYTES - len(output)])
+
+    program = InsideProgram(
+        argv=[word.encode() for word in ("env", "git", *_OPTIONS, *arguments)],
+        stdout=keep,
+        stderr=said.take,
+        environment=GIT_ENVIRONMENT,
+        read_bytes=READ_BYTES,
     )
-    program = await keeper.start(spec)
-    last_lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
     try:
-        async with asyncio.timeout(seconds_max), _pipes(program) as (stdout, stderr):
-            end, output = await _until_ended(program, stdout, stderr, on_progress, last_lines)
+        end = await run_inside(keeper, inside, program, seconds_max=seconds_max)
     except TimeoutError:
         raise CommandRefused(f"git was not done after {seconds_max:.0f} s and was ended") from None
-    finally:
-        with contextlib.suppress(KeeperGone, KeeperRefused):  # it is gone, and git with it
-            if not program.exited.done():
-                await keeper.hang_up(spec.session_id)
-            await keeper.forget(spec.session_id)
-    _refuse_failure(end, last_lines)
-    return output
+    _refuse_failure(end, said.finish())
+    return output.decode(errors="replace")
 
 
-def _environment(inside: Inside) -> dict[bytes, bytes]:
-    values = {
-        "HOME": inside.home,
-        "USER": inside.user,
-        "LOGNAME": inside.user,
-        "PATH": DEFAULT_PATH,
-        "LANG": DEFAULT_LANG,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": PROTOCOLS_ALLOWED,
-        "GIT_SSH_COMMAND": _SSH_COMMAND,
-    }
-    return {name.encode(): value.encode() for name, value in values.items()}
+class _Said:
+    """Shows what git says. The far side's server speaks through it, so nothing that a terminal would act on passes."""
 
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unfinished = ""
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
 
-@contextlib.asynccontextmanager
-async def _pipes(program: Program) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamReader]]:
-    """The program's output as streams; owns its three descriptors."""
-    assert program.stdin_fd is not None and program.stdout_fd is not None and program.stderr_fd is not None
-    os.close(program.stdin_fd)
-    loop = asyncio.get_running_loop()
-    readers: list[asyncio.StreamReader] = []
-    transports: list[asyncio.ReadTransport] = []
-    try:
-        for fd in (program.stdout_fd, program.stderr_fd):
-            reader = asyncio.StreamReader(limit=READ_BYTES)
-            protocol = asyncio.StreamReaderProtocol(reader)
-            transport, _ = await loop.connect_read_pipe(partial(_same, protocol), os.fdopen(fd, "rb", buffering=0))
-            readers.append(reader)
-            transports.append(transport)
-        yield readers[0], readers[1]
-    finally:
-        for transport in transports:
-            transport.close()
-
-
-def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
-    return protocol
-
-
-async def _until_ended(
-    program: Program,
-    stdout: asyncio.StreamReader,
-    stderr: asyncio.StreamReader,
-    on_progress: OnProgress,
-    last_lines: deque[str],
-) -> tuple[ProgramExit, str]:
-    output = bytearray()
-    async with asyncio.TaskGroup() as group:
-        reading = {
-            group.create_task(_keep(stdout, output), name="git:stdout"),
-            group.create_task(_pass_on(stderr, on_progress, last_lines), name="git:stderr"),
-        }
-        end = await asyncio.shield(program.exited)  # the future is the keeper's; cancelling us must not cancel it
-        _, pending = await asyncio.wait(reading, timeout=PIPE_LINGER_SECONDS)
-        for task in pending:
-            task.cancel()
-    return end, output.decode(errors="replace")
-
-
-async def _keep(stream: asyncio.StreamReader, kept: bytearray) -> None:
-    while piece := await stream.read(READ_BYTES):
-        kept += piece[: OUTPUT_MAX_BYTES - len(kept)]
-
-
-async def _pass_on(stream: asyncio.StreamReader, on_progress: OnProgress, last_lines: deque[str]) -> None:
-    """Show what git says. The other side's server speaks through it, so nothing that a terminal would act on passes."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    unfinished = ""
-    while piece := await stream.read(READ_BYTES):
+    async def take(self, piece: bytes) -> None:
         text = "".join(
             letter if letter.isprintable() or letter in "\r\n" else "\N{REPLACEMENT CHARACTER}"
-            for letter in decoder.decode(piece)
+            for letter in self._decoder.decode(piece)
         )
-        *lines, unfinished = (unfinished + text)[-READ_BYTES:].replace("\r", "\n").split("\n")
-        last_lines.extend(line.strip() for line in lines if line.strip())
-        await on_progress(text)
-    if unfinished.strip():
-        last_lines.append(unfinished.strip())
+        *lines, self._unfinished = (self._unfinished + text)[-READ_BYTES:].replace("\r", "\n").split("\n")
+        self._last_lines.extend(line.strip() for line in lines if line.strip())
+        await self._on_progress(text)
+
+    def finish(self) -> Sequence[str]:
+        """The last lines, once there will be no more."""
+        if self._unfinished.strip():
+            self._last_lines.append(self._unfinished.strip())
+        return self._last_lines
 
 
 def _refuse_failure(end: ProgramExit, last_lines: Sequence[str]) -> None:
