@@ -49,7 +49,7 @@ from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen.screens import ScreenService
 from gateway.reload import Predecessor
 from gateway.replacement import Replacement
-from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
+from gateway.services import ArchiveShelf, Programs, database_file, github_account, own_name, way_into
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
@@ -156,6 +156,8 @@ class Gateway:
                                       workspaces_dir=places.workspaces_dir, workspaces_max=config.workspaces_max,
                                       is_in_use=self._predecessor is not None)  # fmt: skip
         self._resources.push_async_callback(self.store.close)
+        self.github = github_account(config, places, self.store)
+        self._resources.push_async_callback(self.github.close)
         self.launcher = await self._choose_launcher()
         self.keepers = WorkspaceKeepers(self.launcher, runtime_dir=places.runtime_dir, gateway_id=new_id(),
                                         settings=config.session)  # fmt: skip

@@ -17,6 +17,10 @@ GatewayError
 ├── KeyRefused             a public key line we do not accept
 ├── NameRefused            a workspace's name, repository, URL, branch or description we do not accept
 ├── NameTaken              a unique value is in use
+├── SecretUnreadable       a secret in the database cannot be opened: its key is gone, or it was changed
+├── GithubUnavailable      GitHub cannot be reached, or does not answer for now: try again later
+├── GithubRefused          GitHub said no; the message has its reason
+│   └── GithubTokenRefused it knows the token no more
 ├── StoreUnavailable       the database cannot be read or written
 ├── BackupFailed           no backup was made, and none was harmed; the message has the reason
 ├── SchemaRefused          the database is newer than this program, or a migration failed
@@ -104,6 +108,22 @@ class NameRefused(GatewayError):
 
 class NameTaken(GatewayError):
     code = "name_taken"
+
+
+class SecretUnreadable(GatewayError):
+    code = "secret_unreadable"
+
+
+class GithubUnavailable(GatewayError):
+    code = "github_unavailable"
+
+
+class GithubRefused(GatewayError):
+    code = "github_refused"
+
+
+class GithubTokenRefused(GithubRefused):
+    code = "github_token_refused"
 
 
 class StoreUnavailable(GatewayError):

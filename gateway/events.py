@@ -67,6 +67,11 @@ class Event(StrEnum):
     JOB_FAILED = "job.failed"
     JOB_STEP_FAILED = "job.step_failed"
 
+    GITHUB_TOKEN_RENEWED = "github.token_renewed"  # noqa: S105 - the name of an event
+    GITHUB_RENEWAL_FAILED = "github.renewal_failed"  # the old token stays
+    GITHUB_LOGIN_ENDED = "github.login_ended"  # GitHub knows it no more
+    VAULT_FAILED = "vault.failed"
+
     HTTP_FAILED = "http.failed"
     METRIC_FAILED = "metric.failed"
     PROBE_FAILED = "probe.failed"

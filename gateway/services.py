@@ -15,6 +15,8 @@ from typing import Protocol, TypeVar
 
 from gateway.config import Address, Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
+from gateway.github_account import GithubAccount
+from gateway.github_tokens import AccountStore, GithubTokens
 from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow, Workspace
 from gateway.lobby.services import RecordingInfo, StopBegun
 from gateway.recording.asciicast import asciicast_v2, asciicast_v3
@@ -22,6 +24,7 @@ from gateway.recording.playback import paced
 from gateway.recording.recordings import Archive
 from gateway.state import Places
 from gateway.store.location import parse_database_url
+from gateway.vault import Vault
 from gateway.way_in import WayIn, known_hosts_name, reached_here
 from gateway.workspaces.create import end_keeper
 
@@ -53,6 +56,15 @@ class LiveSessions(Protocol):
 def database_file(config: Config, places: Places) -> Path:
     """Where the database is: in the state, unless a setting names another file."""
     return parse_database_url(config.database_url) if config.database_url else places.database
+
+
+def github_account(config: Config, places: Places, store: AccountStore) -> GithubAccount:
+    """The owner's account on the GitHub of the settings. The caller closes it."""
+    from gateway.workspaces.github import GithubClient  # aiohttp: a command without a gateway rarely needs it
+
+    api = GithubClient(config.github)
+    tokens = GithubTokens(config.github, api=api, vault=Vault(places.keys_dir), store=store, lock_dir=places.state_dir)
+    return GithubAccount(config.github, api=api, tokens=tokens)
 
 
 def way_into(workspace: Workspace, address: Address, *, tree: str, places: Places, identity: str | None) -> WayIn:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 
 import models
+from gateway.github_tokens import GithubRow
 from gateway.store.database import Database
+from gateway.vault import Sealed
 from models.settings import SINGLETON_ID
 
 
@@ -32,7 +35,31 @@ class SettingsQueries:
         """Replace them all; the caller keeps those it does not know."""
         await self._update_settings(preferences=json.dumps(dict(preferences)))
 
-    async def _update_settings(self, **values: str | None) -> None:
+    async def github_row(self) -> GithubRow:
+        """The GitHub account as it stands there, sealed."""
+        async with self._database.asked("github_row"):
+            row = await models.Settings.get_or_none(id=SINGLETON_ID)
+        if row is None:
+            return GithubRow()
+        return GithubRow(
+            token=_sealed(row.github_token, row.github_token_iv),
+            refresh_token=_sealed(row.github_refresh_token, row.github_refresh_token_iv),
+            expires_at=row.github_token_expires_at,
+            profile=_object(row.github_profile),
+        )
+
+    async def save_github(self, row: GithubRow) -> None:
+        """Replace all of it at once: no reader ever sees one token of an old pair beside one of a new."""
+        await self._update_settings(
+            github_token=row.token.ciphertext if row.token else None,
+            github_token_iv=row.token.iv if row.token else None,
+            github_refresh_token=row.refresh_token.ciphertext if row.refresh_token else None,
+            github_refresh_token_iv=row.refresh_token.iv if row.refresh_token else None,
+            github_token_expires_at=row.expires_at,
+            github_profile=json.dumps(dict(row.profile)) if row.profile else None,
+        )
+
+    async def _update_settings(self, **values: str | datetime | None) -> None:
         async def write() -> None:
             # Only the writer task makes the row, so that no second one can be under way.
             row = await models.Settings.get_or_none(id=SINGLETON_ID) or models.Settings(id=SINGLETON_ID)
@@ -40,6 +67,10 @@ class SettingsQueries:
             await row.save()
 
         await self._database.write("update_settings", write)
+
+
+def _sealed(ciphertext: str | None, iv: str | None) -> Sealed | None:
+    return None if ciphertext is None or iv is None else Sealed(ciphertext, iv)
 
 
 def _object(text: str | None) -> dict[str, object]:

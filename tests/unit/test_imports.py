@@ -23,7 +23,7 @@ LIBRARIES = {
     "aiosqlite": {"gateway/store"},
     "models": {"gateway/store", "models", "migrations"},
     "migrations": {"gateway/store"},
-    "aiohttp": {"admin_http"},
+    "aiohttp": {"admin_http", "gateway/workspaces/github.py"},
     "multidict": {"admin_http"},
     "admin_http": {"gateway/doors.py", "admin_http"},
     "prometheus_client": {"admin_http", "gateway/upkeep"},
@@ -32,7 +32,7 @@ LIBRARIES = {
     "psutil": {"gateway/upkeep"},
     "zstandard": {"gateway/recording"},
     "pyghostty": {"gateway/recording/screen/ghostty.py"},
-    "cryptography": {"gateway/ssh", "gateway/caller_keys.py"},
+    "cryptography": {"gateway/ssh", "gateway/caller_keys.py", "gateway/vault.py"},
     "pydantic": {"gateway/config.py"},
 }
 # What an edge may need of another edge's: only values, never behaviour, and only with a reason.
