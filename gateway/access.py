@@ -21,13 +21,14 @@ def no_such_workspace(principal: Principal, workspace_name: str, *, names: Itera
     words, and suggestions from the scope alone, so that a scoped key learns nothing about the rest."""
     visible = sorted(name for name in names if principal.may_enter(name))
     near = difflib.get_close_matches(workspace_name, visible, n=1, cutoff=0.6)
-    if near:
-        hint = f'; did you mean "{near[0]}"?'
-    elif visible:
-        hint = f"; this key may enter {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}."
-    else:
-        hint = "."
-    return f'no workspace named "{workspace_name}"{hint} A new one is made on the host: homeport new NAME'
+    missing = f'no workspace named "{workspace_name}"'
+    meant = f'; did you mean "{near[0]}"?' if near else ""
+    if principal.is_owner:
+        make = f"ake one with: ssh lobby@host new {workspace_name}"
+        return f"{missing}{meant} M{make}" if near else f"{missing}; m{make}"
+    if near or not visible:
+        return missing + meant
+    return f"{missing}; this key may enter {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}"
 
 
 @dataclass(frozen=True, slots=True)

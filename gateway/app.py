@@ -41,6 +41,7 @@ from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.control import ControlServer
+from gateway.lobby.door import LobbyDoor
 from gateway.lobby.run import runner
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import log_event, log_failure, log_warning
@@ -222,10 +223,12 @@ class Gateway:
         forwards.gateway_pids = lambda: (os.getpid(), *self.processes.others())
         self.agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
         self._resources.callback(self.agents.close)
-        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, forwards=forwards, agents=self.agents,
-                              displays=self.displays, spawn=self.spawn)  # fmt: skip
+        services = self._services()
+        self.lobby = LobbyDoor(services, drain_seconds=self.config.session.drain_seconds)
+        gatehouse = Gatehouse(store=self.store, sessions=self.sessions, lobby=self.lobby, forwards=forwards,
+                              agents=self.agents, displays=self.displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
-        control = ControlServer(self.places.control_socket, runner(self._services()))
+        control = ControlServer(self.places.control_socket, runner(services))
         self.doors = Doors(self.config, ssh=self.ssh, control=control, status=self.upkeep)
         self._resources.push_async_callback(self.doors.close)
         await self.doors.bind(self._predecessor)
@@ -246,6 +249,7 @@ class Gateway:
         self._is_ending_all = self._is_ending_all or end_all
         if self.stop_asked.is_set():
             self.handover.hurry()
+            self.lobby.hurry()
             if self.state is GatewayState.DRAINING and not self.was_replaced:
                 self.processes.ask_others_to_stop()
         self.stop_asked.set()
@@ -265,9 +269,12 @@ class Gateway:
         """What the lobby's commands act on."""
         return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
-                        stop=self.begin_stop, reload=self.replacement.reload, disconnect=self.ssh.disconnect_key,
+                        stop=self.begin_stop, reload=self.replacement.reload, disconnect=self._disconnect_key,
                         ends_at=self.idle.ends_at, shells=installed_shells, way_in=self._way_into,
                         own_name=own_name)  # fmt: skip
+
+    def _disconnect_key(self, fingerprint: str) -> int:
+        return self.ssh.disconnect_key(fingerprint)  # which is built after the commands that it serves
 
     async def _way_into(self, workspace: Workspace) -> WayIn:
         return way_into(workspace, self.ssh_address, tree=self.launcher.inside(workspace).tree, places=self.places,
@@ -367,7 +374,7 @@ class Gateway:
             self.sessions.all_end_now()
             await self.programs.end_everything()
         reason = "this gateway was replaced, and ends now" if self.was_replaced else "the gateway is stopping"
-        await self.handover.drain(f"{reason}; this shell goes on running")
+        await asyncio.gather(self.lobby.drain(), self.handover.drain(f"{reason}; this shell goes on running"))
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self.ssh.close_connections(reason)

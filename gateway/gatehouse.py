@@ -20,6 +20,7 @@ from gateway.forwarding.record import ClientFacts, ForwardKind, ForwardRecord, J
 from gateway.interfaces import AccessKey, Principal, SessionRequest, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_failure
+from gateway.login_name import is_lobby
 from gateway.session import Channel
 from gateway.sessions import Sessions, Spawn
 
@@ -53,6 +54,14 @@ class LoginStore(Journal, Protocol):
     ) -> None: ...
 
 
+class Lobby(Protocol):
+    """The gateway's own commands (lobby/door.py)."""
+
+    async def serve(self, request: SessionRequest, channel: Channel) -> None:
+        """Own one channel to its end. Never fails."""
+        ...
+
+
 class OpenListener:
     """A listener of a connection, and its record."""
 
@@ -84,6 +93,7 @@ class Gatehouse:
         *,
         store: LoginStore,
         sessions: Sessions,
+        lobby: Lobby,
         forwards: Forwards,
         agents: Agents,
         displays: Displays,
@@ -91,6 +101,7 @@ class Gatehouse:
     ) -> None:
         self._store = store
         self._sessions = sessions
+        self._lobby = lobby
         self._forwards = forwards
         self._agents = agents
         self._displays = displays
@@ -118,7 +129,10 @@ class Gatehouse:
         self._journal(JournalAction.LOGIN, facts, success=False, details=details)
 
     async def serve_session(self, request: SessionRequest, channel: Channel) -> None:
-        await self._sessions.serve(request, channel)
+        if is_lobby(request.login_name):
+            await self._lobby.serve(request, channel)
+        else:
+            await self._sessions.serve(request, channel)
 
     # ------------------------------------------------------------------------------------------------ forwards
 
@@ -176,6 +190,8 @@ class Gatehouse:
 
     async def _forwarder(self, facts: LoginFacts, record: ForwardRecord) -> tuple[Principal, Workspace]:
         assert facts.principal is not None
+        if is_lobby(facts.login_name):
+            raise LoginRefused("the lobby forwards nothing; connect to a workspace: ssh WORKSPACE@host")
         workspace = await self._sessions.workspace_for(facts.principal, facts.login_name)
         record.workspace = workspace.name
         return facts.principal, workspace

@@ -1,4 +1,5 @@
-"""What stands before the `@`: a workspace, or a workspace and a session, whose name may be one of two reserved words.
+"""What stands before the `@`: a workspace, or a workspace and a session, whose name may be one of two reserved words;
+or the lobby.
 
 Only `+` separates: `:`, `/` and `#` break scp. Names are folded to lower case, because some clients do so themselves;
 a login name never becomes a path or an account.
@@ -19,6 +20,8 @@ _SESSION = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{NAME_LENGTH_MAX - 1}}}")
 FRESH = "new"
 # `ssh my-app+main@host`: the same as `ssh my-app@host`. What a client reads on its return ("back in main") is a way in.
 MAIN = "main"
+# `ssh lobby@host`: the gateway's own commands. No workspace can have the name (workspace_name.py).
+LOBBY = "lobby"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class LoginName:
     def session_name(self) -> str | None:
         """Of a session that may be shared."""
         return None if self.session in (FRESH, MAIN) else self.session
+
+
+def is_lobby(text: str) -> bool:
+    return text.lower() == LOBBY
 
 
 def parse_login_name(text: str) -> LoginName:

@@ -7,6 +7,7 @@ the command (run.py, cli.py) decides where the words go. Light imports only: the
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -36,6 +37,9 @@ exit status:
 
 HELP_COLUMNS_MAX = 100  # longer lines of prose are hard to read
 HELP_COLUMNS_MIN = 40
+
+# Only at the beginning of a command: not `systemctl reload homeport`, nor what never works over SSH.
+_EXAMPLE = re.compile(r"\bhomeport(?= (?!serve|run|stop|reload|check|db)[a-z])")
 
 Run = Callable[["LobbyContext", argparse.Namespace], Awaitable[int]]
 
@@ -100,7 +104,7 @@ class Command:
         parser = Parser(
             prog=f"{prog} {self.name}",
             description=self.summary[:1].upper() + self.summary[1:] + ".",
-            epilog=self.teaching.strip("\n"),
+            epilog=_taught(self.teaching, prog),
             formatter_class=formatter,
             add_help=False,
             allow_abbrev=False,  # an abbreviation that works today could mean another option tomorrow
@@ -112,6 +116,12 @@ class Command:
     def parse(self, words: list[str], *, prog: str = "homeport", columns: int = 80) -> argparse.Namespace:
         """Raises UsageWrong and HelpAsked."""
         return self.parser(prog=prog, columns=columns).parse_args(words)
+
+
+def _taught(teaching: str, prog: str) -> str:
+    """The examples as whoever reads them would type them; what works on the host alone stays as it is."""
+    text = teaching.strip("\n")
+    return text if prog == "homeport" else _EXAMPLE.sub(prog, text)
 
 
 def json_option(parser: Parser) -> None:

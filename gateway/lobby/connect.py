@@ -36,7 +36,10 @@ async def _connect(lobby: LobbyContext, args: Namespace) -> int:
     host = None if args.host is None else _host(args.host)
     port = None if args.port is None else _port(args.port)
     workspace = await workspace_named(lobby, args.workspace)
-    way = await _as_reached(lobby, await lobby.services.way_in(workspace), host, port)
+    way = await lobby.services.way_in(workspace)
+    if lobby.scope is not None:  # a trial's own files: paths of its owner
+        way = replace(way, known_hosts=None, identity=None)
+    way = await _as_reached(lobby, way, host, port)
     if args.json:
         await lobby.print_json(way_in_shape(way))
         return EXIT_OK
@@ -101,6 +104,7 @@ COMMANDS = (
         summary="print the ssh entry and the editor's line for a workspace",
         run=_connect,
         arguments=_arguments,
+        for_scoped_keys=True,
         teaching="""
 Everything printed may go into ~/.ssh/config of the machine you sit at, which needs a key
 that `homeport keys add` has let in. With the entry in place:

@@ -67,6 +67,11 @@ class LobbyContext:
     def who(self) -> str:
         return "operator" if self.principal is None else self.principal.name
 
+    @property
+    def scope(self) -> frozenset[str] | None:
+        """The names of the workspaces that whoever asks may know of; None: all."""
+        return None if self.principal is None else self.principal.workspaces
+
     async def print(self, text: str = "") -> None:
         await self.stdout.write((text + "\n").encode(errors="backslashreplace"))
 

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.errors import CommandRefused
 from gateway.events import Event
 from gateway.forwarding.acceptor import Acceptor
 from gateway.lobby.command import EXIT_REFUSED
-from gateway.lobby.context import INPUT_MAX_BYTES, Input, Output
+from gateway.lobby.context import Input, Output
+from gateway.lobby.received import ReceivedInput
 from gateway.lobby.wire import (
     DATA_FRAME_BYTES,
     HEADER,
@@ -183,7 +183,7 @@ class ControlServer:
         return Request.decode(data)
 
     async def _run_until_gone(self, request: Request, reader: asyncio.StreamReader, sending: _Sending) -> None:
-        stdin = _ReceivedInput()
+        stdin = ReceivedInput()
         caller = Caller(
             argv=request.argv,
             columns=request.columns,
@@ -238,30 +238,7 @@ class _FrameOutput:
             await self._sending.send(self._kind, data[start : start + DATA_FRAME_BYTES])
 
 
-class _ReceivedInput:
-    """The caller's standard input, whole. Kept up to the bound, counted beyond it, so that a flood costs nothing."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._is_too_long = False
-        self._ended = asyncio.Event()
-
-    def feed(self, data: bytes) -> None:
-        self._is_too_long = self._is_too_long or len(self._data) + len(data) > INPUT_MAX_BYTES
-        if not self._is_too_long:
-            self._data += data
-
-    def end(self) -> None:
-        self._ended.set()
-
-    async def read_all(self) -> bytes:
-        await self._ended.wait()  # ends with the caller at the latest: its leaving cancels the command
-        if self._is_too_long:
-            raise CommandRefused(f"the input is longer than {INPUT_MAX_BYTES} bytes; nothing was read")
-        return bytes(self._data)
-
-
-async def _receive(reader: asyncio.StreamReader, stdin: _ReceivedInput) -> None:
+async def _receive(reader: asyncio.StreamReader, stdin: ReceivedInput) -> None:
     """Take in frames until the caller closes its sending side, or sends what makes no sense."""
     try:
         while True:

@@ -16,7 +16,7 @@ from gateway.lobby.workspaces import workspace_named
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import timedelta
 
     from gateway.interfaces import SessionRow
@@ -36,8 +36,8 @@ SESSIONS_LOOKED_AT_MAX = 2000  # the newest; recordings of older ones go by thei
 
 
 async def _ls(lobby: LobbyContext, args: Namespace) -> int:
-    recordings = await lobby.services.recordings.list()
     sessions = await _sessions(lobby)
+    recordings = await _recordings(lobby, sessions)
     if args.json:
         shapes = [recording_shape(recording, sessions.get(recording.session_id)) for recording in recordings]
         await lobby.print_json(shapes)
@@ -61,8 +61,19 @@ async def _ls(lobby: LobbyContext, args: Namespace) -> int:
 
 
 async def _sessions(lobby: LobbyContext) -> dict[str, SessionRow]:
-    rows = await lobby.services.store.list_sessions(include_ended=True, limit=SESSIONS_LOOKED_AT_MAX)
+    rows = await lobby.services.store.list_sessions(
+        include_ended=True, limit=SESSIONS_LOOKED_AT_MAX, workspaces=lobby.scope
+    )
     return {row.id: row for row in rows}
+
+
+async def _recordings(lobby: LobbyContext, sessions: Mapping[str, SessionRow]) -> Sequence[RecordingInfo]:
+    """Those that whoever asks may see, newest first. The row of its session says where one belongs: the name in the
+    file is that of its time, and may be another workspace's by now."""
+    recordings = await lobby.services.recordings.list()
+    if lobby.scope is None:
+        return recordings
+    return [recording for recording in recordings if recording.session_id in sessions]
 
 
 def _of_session(recording: RecordingInfo, row: SessionRow | None) -> tuple[str, str]:
@@ -78,9 +89,9 @@ def _length(length: timedelta | None) -> str:
 
 async def _recording_id(lobby: LobbyContext, wanted: str) -> str:
     """By the beginning of its id, or by login name: the newest of that name."""
-    ids = [recording.session_id for recording in await lobby.services.recordings.list()]  # newest first
+    sessions = await _sessions(lobby)
+    ids = [recording.session_id for recording in await _recordings(lobby, sessions)]  # newest first
     if "+" in wanted:
-        sessions = await _sessions(lobby)
         ids = [each for each in ids if each in sessions and sessions[each].login_name == wanted.lower()]
         if not ids:
             raise CommandRefused(f"no recording of {clean(wanted, length_max=110)!r}; see: {lobby.prog} rec ls")
@@ -180,6 +191,7 @@ COMMANDS = (
         summary="list the recordings of terminal sessions",
         run=_ls,
         arguments=json_option,
+        for_scoped_keys=True,
         teaching="""
 What a terminal showed is recorded, what was typed is not.
 
@@ -195,6 +207,7 @@ or null), started_at, duration_seconds (null: not known), size_bytes, is_live.
         summary="play a recording in this terminal",
         run=_play,
         arguments=_play_arguments,
+        for_scoped_keys=True,
         teaching="""
 Ctrl-C stops it and puts the terminal right. The terminal should be as large as the one
 recorded. A running session plays up to now.
@@ -209,6 +222,7 @@ examples:
         summary="write a recording as an asciicast file",
         run=_export,
         arguments=_export_arguments,
+        for_scoped_keys=True,
         stdout_to=lambda args: args.output,
         teaching="""
 asciicast v3 is what asciinema 3 plays and its web player shows; --v2 is for older ones.

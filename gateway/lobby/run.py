@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gateway.errors import CommandRefused, GatewayError
+from gateway.errors import CommandRefused, GatewayError, UsageWrong
 from gateway.events import Event
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, HelpAsked
 from gateway.lobby.context import LobbyContext
-from gateway.lobby.table import find_command
+from gateway.lobby.table import Offer, find_command
 from gateway.log import log_event, log_failure
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from gateway.interfaces import Principal
+    from gateway.lobby.command import Command
     from gateway.lobby.control import Caller, RunForCaller
     from gateway.lobby.services import Services
 
@@ -42,10 +44,13 @@ async def run_command(lobby: LobbyContext, argv: list[str], *, on_host: bool) ->
     started = time.monotonic()
     name = "unknown"  # what was typed is not logged: it may be anything
     try:
-        command, words = find_command(argv, prog=lobby.prog, on_host=on_host)
+        command, words = find_command(argv, prog=lobby.prog, who=_offer(lobby.principal, on_host=on_host))
         name = command.name
         run = command.run or _refuse_host_command
-        status = await run(lobby, command.parse(words, prog=lobby.prog, columns=lobby.columns))
+        args = command.parse(words, prog=lobby.prog, columns=lobby.columns)
+        if not on_host:
+            _refuse_files(lobby, command, args)
+        status = await run(lobby, args)
     except HelpAsked as help_asked:
         await lobby.stdout.write(help_asked.text.encode())
         status = EXIT_OK
@@ -63,6 +68,20 @@ async def run_command(lobby: LobbyContext, argv: list[str], *, on_host: bool) ->
     duration_ms = round((time.monotonic() - started) * 1000)
     log_event(Event.COMMAND_RUN, command=name, principal=lobby.who, exit_status=status, duration_ms=duration_ms)
     return status
+
+
+def _offer(principal: Principal | None, *, on_host: bool) -> Offer:
+    if on_host:
+        return Offer.HOST
+    return Offer.OWNER if principal is None or principal.is_owner else Offer.SCOPED
+
+
+def _refuse_files(lobby: LobbyContext, command: Command, args: Namespace) -> None:
+    """Over SSH the caller's files are on the caller's machine, and its shell joins them with our streams."""
+    if command.stdin_from(args) not in (None, "-"):
+        raise UsageWrong(f"files are on your side; write: {lobby.prog} {command.name} - … < FILE")
+    if command.stdout_to(args) not in (None, "-"):
+        raise UsageWrong(f"files are on your side; write: {lobby.prog} {command.name} … > FILE")
 
 
 async def _refuse_host_command(lobby: LobbyContext, args: Namespace) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
@@ -51,8 +51,10 @@ class LobbyStore(Protocol):
         """The removed key, or None if there was none."""
         ...
 
-    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
-        """The most recently used first."""
+    async def list_sessions(
+        self, *, include_ended: bool = False, limit: int = 200, workspaces: Collection[str] | None = None
+    ) -> list[SessionRow]:
+        """The most recently used first; of these workspaces (by name) alone, or of all."""
         ...
 
     async def record(

@@ -46,7 +46,9 @@ def _sessions_arguments(parser: Parser) -> None:
 
 
 async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
-    rows = await lobby.services.store.list_sessions(include_ended=args.all, limit=SESSIONS_SHOWN_MAX)
+    rows = await lobby.services.store.list_sessions(
+        include_ended=args.all, limit=SESSIONS_SHOWN_MAX, workspaces=lobby.scope
+    )
     ends_at = lobby.services.ends_at()
     if args.json:
         await lobby.print_json([session_shape(row, ends_at=ends_at.get(row.id)) for row in rows])
@@ -120,7 +122,8 @@ def _kill_arguments(parser: Parser) -> None:
 async def _kill(lobby: LobbyContext, args: Namespace) -> int:
     if bool(args.ids) == bool(args.workspace):
         raise UsageWrong(f"say what to end: an id or my-app+NAME from `{lobby.prog} sessions`, or --workspace NAME")
-    rows = {row.id: row for row in await lobby.services.store.list_sessions(limit=10_000)}
+    running = await lobby.services.store.list_sessions(limit=10_000, workspaces=lobby.scope)
+    rows = {row.id: row for row in running}
     if args.workspace:
         workspace = await workspace_named(lobby, args.workspace)
         await lobby.services.sessions.kill_workspace(workspace.id)
@@ -158,6 +161,7 @@ COMMANDS = (
         summary="list what runs: shells, commands, file transfers",
         run=_sessions,
         arguments=_sessions_arguments,
+        for_scoped_keys=True,
         teaching="""
 attached: a client is there. detached: the program runs on, nobody is attached; JOB is
 what it is busy with, or what has ended meanwhile and when (UTC). LOGIN NAME, before the
@@ -179,6 +183,7 @@ of use, if nothing happens.
         summary="end sessions: their programs get a hang-up, then are killed",
         run=_kill,
         arguments=_kill_arguments,
+        for_scoped_keys=True,
         teaching="""
 The beginning of an id is enough, as long as it names one running session. What was
 printed so far stays in the recording. --workspace ends background programs as well.

@@ -151,6 +151,7 @@ names: a-z 0-9 - _, at most 50, beginning with a letter or digit.
         summary="list the workspaces",
         run=_ls,
         arguments=_ls_arguments,
+        for_scoped_keys=True,
         teaching="""
 examples:
   homeport ls

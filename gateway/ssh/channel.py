@@ -274,6 +274,10 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         if self._is_output_unwanted:
             sink.output_unwanted()
 
+    def detach(self) -> None:
+        self._sink = self._early_size = None
+        self.pause_reading()
+
     def write(self, data: bytes) -> None:
         if self._wire is not None and not self._is_lost and not self._wire.is_closing():
             self._wire.write(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from tortoise.exceptions import IntegrityError
@@ -150,9 +150,13 @@ class SessionQueries:
         async with self._database.asked("sessions_left_open"):
             return await _rows(models.Session.filter(status__in=LIVE).order_by("id"), LIVE_SESSIONS_MAX)
 
-    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
-        """The most recently used first."""
+    async def list_sessions(
+        self, *, include_ended: bool = False, limit: int = 200, workspaces: Collection[str] | None = None
+    ) -> list[SessionRow]:
+        """The most recently used first; of these workspaces (by name) alone, or of all."""
         chosen = models.Session.all() if include_ended else models.Session.filter(status__in=LIVE)
+        if workspaces is not None:
+            chosen = chosen.filter(workspace__slug__in=list(workspaces))
         async with self._database.asked("list_sessions"):
             return await _rows(chosen.order_by("-last_activity_at"), limit)
 

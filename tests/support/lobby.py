@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from gateway.interfaces import (
     AccessKey,
     EndReason,
     Forwarding,
+    Principal,
     SessionKind,
     SessionRow,
     SessionStatus,
@@ -20,6 +21,7 @@ from gateway.interfaces import (
 )
 from gateway.journal import JournalAction, JournalRow
 from gateway.lobby.context import LobbyContext, Output
+from gateway.lobby.door import PROG
 from gateway.lobby.run import run_command
 from gateway.lobby.services import RecordingInfo, Services, StopBegun
 from gateway.way_in import WayIn
@@ -143,8 +145,15 @@ class FakeStore:
         self.asked = {"action": action, "workspace": workspace, "principal": principal, "since": since, "limit": limit}
         return self.journal_rows[:limit]
 
-    async def list_sessions(self, *, include_ended: bool = False, limit: int = 200) -> list[SessionRow]:
-        return [row for row in self.sessions if include_ended or row.status != "terminated"][:limit]
+    async def list_sessions(
+        self, *, include_ended: bool = False, limit: int = 200, workspaces: Collection[str] | None = None
+    ) -> list[SessionRow]:
+        return [
+            row
+            for row in self.sessions
+            if (include_ended or row.status != "terminated")
+            and (workspaces is None or row.workspace_name in workspaces)
+        ][:limit]
 
 
 @dataclass
@@ -290,8 +299,14 @@ class FakeLobby:
         )
 
     async def __call__(
-        self, *words: str, stdin: bytes = b"", columns: int = 80, is_terminal: bool = False, on_host: bool = True
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        columns: int = 80,
+        is_terminal: bool = False,
+        principal: Principal | None = None,
     ) -> int:
+        """As `principal` by SSH; without one as the operator on the host."""
         self.stdout, self.stderr = Bytes(), Bytes()
         lobby = LobbyContext(
             stdin=Bytes(stdin),
@@ -300,5 +315,7 @@ class FakeLobby:
             services=self.services(),
             columns=columns,
             is_terminal=is_terminal,
+            principal=principal,
+            prog="homeport" if principal is None else PROG,
         )
-        return await run_command(lobby, list(words), on_host=on_host)
+        return await run_command(lobby, list(words), on_host=principal is None)

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from gateway.errors import UsageWrong
+from gateway.errors import CommandRefused, UsageWrong
 from gateway.lobby.command import Command, HelpAsked
-from gateway.lobby.table import COMMANDS, find_command
+from gateway.lobby.table import COMMANDS, Offer, find_command
 from tests.support.lobby import FakeLobby
 
 EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -82,12 +82,35 @@ def test_a_mistyped_command_gets_the_nearest_one(typed: str, meant: str):
         find_command(typed.split())
 
 
-def test_over_ssh_the_commands_of_the_host_do_not_exist():
-    with pytest.raises(UsageWrong, match="no command 'stop'"):
-        find_command(["stop"], prog="ssh lobby@HOST", on_host=False)
+def test_over_ssh_the_commands_of_the_host_are_refused_and_not_listed():
+    with pytest.raises(CommandRefused, match="works on the host alone: homeport stop"):
+        find_command(["stop"], prog="ssh lobby@host", who=Offer.OWNER)
     with pytest.raises(HelpAsked) as asked:
-        find_command([], prog="ssh lobby@HOST", on_host=False)
+        find_command([], prog="ssh lobby@host", who=Offer.OWNER)
     assert "serve" not in asked.value.text
+    assert "usage: ssh lobby@host COMMAND" in asked.value.text
+
+
+def test_a_key_for_some_workspaces_is_offered_what_is_for_it_alone():
+    with pytest.raises(HelpAsked) as asked:
+        find_command([], who=Offer.SCOPED)
+    offered = {command.name for command in COMMANDS if command.for_scoped_keys}
+    assert {line.split("  ")[1] for line in asked.value.text.splitlines() if line.startswith("  ")} >= offered
+    assert "keys add" not in asked.value.text
+    with pytest.raises(CommandRefused, match="for keys that may enter every workspace"):
+        find_command(["keys", "ls"], who=Offer.SCOPED)
+    with pytest.raises(CommandRefused, match="for keys that may enter every workspace"):
+        find_command(["keys"], who=Offer.SCOPED)
+
+
+def test_help_over_ssh_has_the_examples_as_they_are_typed_there():
+    with pytest.raises(HelpAsked) as asked:
+        find_command(["stop"])[0].parse(["--help"], prog="ssh lobby@host")
+    assert "homeport stop --all" in asked.value.text  # never works there
+    with pytest.raises(HelpAsked) as asked:
+        find_command(["ls"])[0].parse(["--help"], prog="ssh lobby@host")
+    assert "ssh lobby@host ls --json | jq" in asked.value.text
+    assert "homeport" not in asked.value.text
 
 
 async def test_a_usage_error_goes_to_stderr_with_status_2():

@@ -1,0 +1,193 @@
+"""`ssh lobby@host …`: the same commands as `homeport …`, for whoever the key says you are.
+
+One command for each session channel, without a row of its own: what a command does is in the journal. It ends with its
+channel, by Ctrl-C, and at a drain's deadline, and whichever it was, what it had half made is undone first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from gateway.errors import UsageWrong
+from gateway.events import Event
+from gateway.interfaces import SessionKind
+from gateway.lobby.channel_end import ChannelEnd
+from gateway.lobby.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
+from gateway.lobby.context import LobbyContext
+from gateway.lobby.run import run_command
+from gateway.log import log_event, log_failure, log_warning
+
+if TYPE_CHECKING:
+    from gateway.interfaces import SessionRequest
+    from gateway.lobby.services import Services
+    from gateway.session import Channel
+
+# How the caller reaches us, in hints: the host has many names, and only the client knows which of them it typed.
+PROG = "ssh lobby@host"
+SESSIONS_MAX = 128
+SESSIONS_PER_KEY_MAX = 32
+COMMAND_MAX_BYTES = 16 * 1024
+# After a drain's deadline: how long commands may take to undo what they had half made.
+TIDY_SECONDS = 10.0
+_STOPPING = "the gateway is stopping; what this command had begun is undone"
+
+
+class LobbyDoor:
+    """Serves the channels of `ssh lobby@host` (implements gatehouse.Lobby)."""
+
+    def __init__(self, services: Services, *, drain_seconds: float) -> None:
+        self._services = services
+        self._drain_seconds = drain_seconds
+        self._running: set[_Running] = set()
+        self._counts: Counter[str] = Counter()  # by the fingerprint of the key
+        self._is_draining = False
+        self._is_in_hurry = False
+        self._changed = asyncio.Event()
+
+    async def serve(self, request: SessionRequest, channel: Channel) -> None:
+        """From request to exit status. No failure in here may reach another session."""
+        reason = self._reason_to_refuse(request)
+        if reason is not None:
+            log_warning(Event.COMMAND_REFUSED, principal=request.principal.name, reason=reason)
+            channel.refuse(reason, EXIT_UNREACHABLE if self._is_draining else EXIT_REFUSED)
+            return
+        running = _Running(request, ChannelEnd(channel, request.terminal), self._services)
+        self._running.add(running)
+        self._counts[request.principal.fingerprint] += 1
+        try:
+            await running.run()
+        except Exception:
+            log_failure(Event.COMMAND_FAILED, principal=request.principal.name, reason="lobby")
+            channel.refuse("internal error; the gateway's log has the whole story", EXIT_REFUSED)
+        finally:
+            self._running.discard(running)
+            self._counts[request.principal.fingerprint] -= 1
+            self._counts += Counter()  # without those at zero
+            self._changed.set()
+
+    def _reason_to_refuse(self, request: SessionRequest) -> str | None:
+        if self._is_draining:
+            return "the gateway is restarting; connect again in a moment"
+        if request.kind is SessionKind.SUBSYSTEM:
+            return "the lobby has no files; connect to a workspace: sftp WORKSPACE@host"
+        if self._counts[request.principal.fingerprint] >= SESSIONS_PER_KEY_MAX:
+            return f"{SESSIONS_PER_KEY_MAX} commands of this key run already; try again in a moment"
+        if len(self._running) >= SESSIONS_MAX:
+            return f"{SESSIONS_MAX} commands run already; try again in a moment"
+        return None
+
+    async def drain(self) -> None:
+        """Nothing new; what runs has as long as programs without a terminal, then it is cancelled and undone."""
+        self._is_draining = True
+        if not self._is_in_hurry:
+            await self._wait_ended(self._drain_seconds)
+        for running in list(self._running):
+            running.stop(_STOPPING)
+        await self._wait_ended(TIDY_SECONDS, is_patient=True)
+
+    def hurry(self) -> None:
+        """Wait for nobody any more."""
+        self._is_in_hurry = True
+        self._changed.set()
+
+    async def _wait_ended(self, seconds: float, *, is_patient: bool = False) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running and (is_patient or not self._is_in_hurry):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+
+class _Running:
+    """One command and its channel."""
+
+    def __init__(self, request: SessionRequest, end: ChannelEnd, services: Services) -> None:
+        self._request = request
+        self._end = end
+        self._services = services
+        self._why_stopped: str | None = None
+        self._is_interrupted = False
+        self._task: asyncio.Task[int] | None = None
+
+    async def run(self) -> None:
+        end = self._end
+        end.on_interrupt = self.interrupt
+        end.channel.attach(end)
+        async with asyncio.TaskGroup() as group:
+            self._task = group.create_task(self._command(), name=f"lobby:{self._request.session_id}")
+            if self._is_interrupted:
+                self._task.cancel()
+            await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            await end.finish(self._task.result())
+        elif self._why_stopped is not None:
+            end.channel.refuse(self._why_stopped)
+        else:
+            await end.finish(EXIT_INTERRUPTED)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, or the channel is gone. Once: the command may be busy undoing things."""
+        if self._is_interrupted:
+            return
+        self._is_interrupted = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def stop(self, why: str) -> None:
+        if not self._is_interrupted:
+            self._why_stopped = why
+            self.interrupt()
+
+    async def _command(self) -> int:
+        lobby = self._lobby()
+        try:
+            return await self._run_typed(lobby)
+        except BrokenPipeError:
+            return EXIT_BROKEN_PIPE
+        except ConnectionError as error:
+            log_event(Event.COMMAND_REFUSED, principal=lobby.who, reason="caller_gone", detail=str(error))
+            return EXIT_UNREACHABLE
+
+    async def _run_typed(self, lobby: LobbyContext) -> int:
+        try:
+            words = [] if self._request.command is None else split(self._request.command)
+        except UsageWrong as error:
+            log_event(Event.COMMAND_REFUSED, command="unknown", principal=lobby.who, error_code=error.code)
+            await lobby.note(error.user_message)
+            return EXIT_USAGE
+        return await run_command(lobby, words, on_host=False)
+
+    def _lobby(self) -> LobbyContext:
+        end = self._end
+        return LobbyContext(
+            stdin=end.stdin,
+            stdout=end.stdout,
+            stderr=end.stderr,
+            services=self._services,
+            columns=end.columns,
+            is_terminal=end.has_terminal,
+            principal=self._request.principal,
+            prog=PROG,
+            person=end.person,
+        )
+
+
+def split(command: bytes) -> list[str]:
+    """The words of what the client sent, quoted as for a shell; nothing in them is expanded. Raises UsageWrong."""
+    if len(command) > COMMAND_MAX_BYTES:
+        raise UsageWrong(f"the command is {len(command)} bytes long; the lobby takes {COMMAND_MAX_BYTES}")
+    try:
+        text = command.decode()
+    except UnicodeDecodeError:
+        raise UsageWrong("the command is not UTF-8") from None
+    if "\0" in text:
+        raise UsageWrong("the command has a NUL in it")
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageWrong(f"the command's quotes do not match ({str(error).lower()})") from None
+    return words[1:] if words[:1] == ["homeport"] else words  # as the examples in the documents are typed
