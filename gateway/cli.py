@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, GatewayError, StartRefused
+from gateway.lobby.asking import can_ask
 from gateway.lobby.client import connect, run_remote, write_all
 from gateway.lobby.command import (
     EXIT_BROKEN_PIPE,
@@ -28,6 +29,7 @@ from gateway.lobby.command import (
     HelpAsked,
 )
 from gateway.lobby.table import find_command
+from gateway.lobby.text import shows_colour
 from gateway.lobby.wire import Request
 
 if TYPE_CHECKING:
@@ -88,7 +90,9 @@ def _run(command: Command, words: list[str], stdin: bytes, *, shows_traceback: b
     places = state.find(_where())
     connection = connect(places.control_socket) if places is not None else None
     if connection is not None and places is not None:
-        request = Request(words, columns=_columns(), is_terminal=os.isatty(1))
+        request = Request(
+            words, columns=_columns(), is_terminal=os.isatty(1), can_answer=can_ask(), has_colour=_has_colour()
+        )
         status = run_remote(connection, request, stdin=stdin)
         return _wait_until_stopped(places, status) if command.name == "stop" else status
     if places is None and not command.makes_state:
@@ -100,7 +104,12 @@ def _run(command: Command, words: list[str], stdin: bytes, *, shows_traceback: b
     from gateway.direct import run_on_state
 
     return run_on_state(
-        words, stdin=stdin, columns=_columns(), is_terminal=os.isatty(1), shows_traceback=shows_traceback
+        words,
+        stdin=stdin,
+        columns=_columns(),
+        is_terminal=os.isatty(1),
+        has_colour=_has_colour(),
+        shows_traceback=shows_traceback,
     )
 
 
@@ -299,6 +308,10 @@ def _columns() -> int:
         return os.get_terminal_size(1).columns or COLUMNS_WITHOUT_TERMINAL
     except OSError:
         return COLUMNS_WITHOUT_TERMINAL
+
+
+def _has_colour() -> bool:
+    return os.isatty(1) and shows_colour(os.environ.get("TERM", ""), no_color=os.environ.get("NO_COLOR", ""))
 
 
 def _refuse(message: str, status: int) -> int:

@@ -22,6 +22,7 @@ from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.client import write_all
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED
 from gateway.lobby.context import LobbyContext, Output
+from gateway.lobby.host_person import HostPerson
 from gateway.lobby.run import run_command
 from gateway.lobby.services import Services, StopBegun
 from gateway.log import set_up_logging
@@ -37,11 +38,15 @@ from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard
 
 
-def run_on_state(words: list[str], *, stdin: bytes, columns: int, is_terminal: bool, shows_traceback: bool) -> int:
+def run_on_state(
+    words: list[str], *, stdin: bytes, columns: int, is_terminal: bool, has_colour: bool, shows_traceback: bool
+) -> int:
     """Run one command of the table. As root this starts the program again, as the state's owner."""
     config, places, stdin = _as_owner(stdin, shows_traceback=shows_traceback)
     with StateLock(places.state_lock):
-        return asyncio.run(_run(config, places, words, stdin=stdin, columns=columns, is_terminal=is_terminal))
+        return asyncio.run(
+            _run(config, places, words, stdin=stdin, columns=columns, is_terminal=is_terminal, has_colour=has_colour)
+        )
 
 
 def show_database_status(*, as_json: bool) -> int:
@@ -74,7 +79,7 @@ def _as_owner(stdin: bytes = b"", *, shows_traceback: bool = False) -> tuple[Con
 
 
 async def _run(
-    config: Config, places: Places, words: list[str], *, stdin: bytes, columns: int, is_terminal: bool
+    config: Config, places: Places, words: list[str], *, stdin: bytes, columns: int, is_terminal: bool, has_colour: bool
 ) -> int:
     async with AsyncExitStack() as resources:
         store = await Store.open(
@@ -91,6 +96,8 @@ async def _run(
             services=_services(config, places, store, _OnDemand(config, places, store, resources)),
             columns=columns,
             is_terminal=is_terminal,
+            has_colour=has_colour,
+            person=HostPerson(),
             more_about_failures="see more with: homeport --debug …",
         )
         return await run_command(lobby, words, on_host=True)

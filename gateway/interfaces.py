@@ -230,6 +230,17 @@ class SessionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """Figures over the rows that retention keeps."""
+
+    active: int  # a client is attached
+    paused: int
+    total: int
+    ended_last_day: int
+    life_seconds_mean: float | None  # of those that ended in the last 7 days; None: none did
+
+
+@dataclass(frozen=True, slots=True)
 class SessionActivity:
     """What a live session did since the last flush; flushed in batches, never per chunk."""
 

@@ -11,14 +11,18 @@ import socket
 from pathlib import Path
 
 from gateway.errors import CommandRefused
+from gateway.lobby.asking import read_line
 from gateway.lobby.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_UNREACHABLE
+from gateway.lobby.text import question_text
 from gateway.lobby.wire import (
     DATA_FRAME_BYTES,
     HEADER,
     FrameInvalid,
     Kind,
+    Question,
     Request,
     decode_status,
+    encode_answer,
     frame,
     parse_header,
 )
@@ -55,7 +59,7 @@ def run_remote(
     with connection:
         try:
             _send(connection, request, stdin)
-            return _relay(connection, stdout_fd, stderr_fd)
+            return _relay(connection, stdout_fd, stderr_fd, answers=True)
         except KeyboardInterrupt:
             return _cancel(connection, stdout_fd, stderr_fd)
         except BrokenPipeError:
@@ -76,7 +80,7 @@ def _send(connection: socket.socket, request: Request, stdin: bytes) -> None:
         return  # the gateway has its answer already, and it can still be read: say, that there are too many callers
 
 
-def _relay(connection: socket.socket, stdout_fd: int, stderr_fd: int) -> int:
+def _relay(connection: socket.socket, stdout_fd: int, stderr_fd: int, *, answers: bool) -> int:
     """Pass output on until the status comes. BrokenPipeError means our own reader: the socket is only read here."""
     while True:
         kind, length = parse_header(_receive(connection, HEADER.size))
@@ -87,8 +91,20 @@ def _relay(connection: socket.socket, stdout_fd: int, stderr_fd: int) -> int:
             write_all(stderr_fd, data)
         elif kind is Kind.STATUS:
             return decode_status(data)
+        elif kind is Kind.ASK:
+            if answers:
+                _answer(connection, Question.decode(data), stderr_fd)
         else:
             raise FrameInvalid(f"the gateway sent a frame of kind {kind.name}")
+
+
+def _answer(connection: socket.socket, question: Question, stderr_fd: int) -> None:
+    write_all(stderr_fd, question_text(question.text).encode())
+    line = read_line(0, is_secret=question.is_secret)
+    if question.is_secret or line is None:
+        write_all(stderr_fd, b"\n")
+    with contextlib.suppress(BrokenPipeError):  # it went away meanwhile, which the next read says
+        connection.sendall(frame(Kind.ANSWER, encode_answer(line)))
 
 
 def _cancel(connection: socket.socket, stdout_fd: int, stderr_fd: int) -> int:
@@ -96,7 +112,7 @@ def _cancel(connection: socket.socket, stdout_fd: int, stderr_fd: int) -> int:
     with contextlib.suppress(EOFError, OSError, FrameInvalid, KeyboardInterrupt):  # all of them mean: it is over
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(TIDY_SECONDS)
-        _relay(connection, stdout_fd, stderr_fd)
+        _relay(connection, stdout_fd, stderr_fd, answers=False)
     return EXIT_INTERRUPTED
 
 

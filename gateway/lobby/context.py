@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import CommandRefused
 from gateway.lobby.text import table
+from gateway.lobby.themes import theme_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.interfaces import Principal
     from gateway.journal import JournalAction
     from gateway.lobby.services import Services
+    from gateway.lobby.themes import Theme
 
 INPUT_MAX_BYTES = 1024 * 1024  # a file of public keys; nothing larger is ever read from a caller
 
@@ -58,6 +61,7 @@ class LobbyContext:
     services: Services
     columns: int = 80
     is_terminal: bool = False  # stdout is a terminal: fit to its width, show progress
+    has_colour: bool = False  # it shows colours, and whoever sits there did not say NO_COLOR
     principal: Principal | None = None  # None: the operator, on the host itself
     prog: str = "homeport"  # how the caller reaches us, for help and hints
     person: Person = field(default_factory=Nobody)
@@ -87,4 +91,15 @@ class LobbyContext:
         await self.print(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
 
     async def print_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        await self.print(table(headers, rows, columns_max=self.columns if self.is_terminal else None))
+        if not self.has_colour:
+            await self.print(table(headers, rows, columns_max=self.columns if self.is_terminal else None))
+            return
+        theme = await theme_of(self)
+        # In a thread: rich takes its time, the first of it to be imported.
+        await self.print(await asyncio.to_thread(_painted, headers, rows, self.columns, theme))
+
+
+def _painted(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int, theme: Theme) -> str:
+    from gateway.lobby.painting import painted_table
+
+    return painted_table(headers, rows, columns=columns, theme=theme)

@@ -16,17 +16,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.errors import CommandRefused
 from gateway.events import Event
 from gateway.forwarding.acceptor import Acceptor
 from gateway.lobby.command import EXIT_REFUSED
-from gateway.lobby.context import Input, Output
+from gateway.lobby.context import Input, Nobody, Output, Person
 from gateway.lobby.received import ReceivedInput
+from gateway.lobby.text import QUESTION_MAX_CHARACTERS
 from gateway.lobby.wire import (
     DATA_FRAME_BYTES,
     HEADER,
     FrameInvalid,
     Kind,
+    Question,
     Request,
+    decode_answer,
     encode_status,
     frame,
     parse_header,
@@ -48,6 +52,8 @@ class Caller:
     argv: list[str]
     columns: int
     is_terminal: bool
+    has_colour: bool
+    person: Person
     stdin: Input
     stdout: Output
     stderr: Output
@@ -184,17 +190,20 @@ class ControlServer:
 
     async def _run_until_gone(self, request: Request, reader: asyncio.StreamReader, sending: _Sending) -> None:
         stdin = ReceivedInput()
+        person = _DistantPerson(sending) if request.can_answer else None
         caller = Caller(
             argv=request.argv,
             columns=request.columns,
             is_terminal=request.is_terminal,
+            has_colour=request.has_colour,
+            person=person or Nobody(),
             stdin=stdin,
             stdout=_FrameOutput(sending, Kind.STDOUT),
             stderr=_FrameOutput(sending, Kind.STDERR),
         )
         async with asyncio.TaskGroup() as group:  # neither task lets an expected failure out
             command = group.create_task(self._run_and_report(caller, sending), name="control:command")
-            listening = group.create_task(_receive(reader, stdin), name="control:input")
+            listening = group.create_task(_receive(reader, stdin, person), name="control:input")
             await asyncio.wait((command, listening), return_when=asyncio.FIRST_COMPLETED)
             # Whichever ended first, the other has lost its purpose. A cancelled command still tidies up, and its last
             # words are still heard, because only the caller's sending side is known to be closed.
@@ -238,7 +247,32 @@ class _FrameOutput:
             await self._sending.send(self._kind, data[start : start + DATA_FRAME_BYTES])
 
 
-async def _receive(reader: asyncio.StreamReader, stdin: ReceivedInput) -> None:
+class _DistantPerson:
+    """Whoever sits at the caller's terminal. Asked by a frame, and the caller's command has the terminal's manners."""
+
+    def __init__(self, sending: _Sending) -> None:
+        self._sending = sending
+        self._answer: asyncio.Future[str | None] | None = None
+
+    async def ask(self, question: str, *, is_secret: bool = False) -> str:
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await self._sending.send(Kind.ASK, Question(question[:QUESTION_MAX_CHARACTERS], is_secret).encode())
+            line = await self._answer  # its leaving cancels the command
+        finally:
+            self._answer = None
+        if line is None:
+            raise CommandRefused("nobody answered")
+        return line
+
+    def answered(self, line: str | None) -> None:
+        """Raises FrameInvalid if nothing was asked."""
+        if self._answer is None or self._answer.done():
+            raise FrameInvalid("an answer to no question")
+        self._answer.set_result(line)
+
+
+async def _receive(reader: asyncio.StreamReader, stdin: ReceivedInput, person: _DistantPerson | None) -> None:
     """Take in frames until the caller closes its sending side, or sends what makes no sense."""
     try:
         while True:
@@ -247,6 +281,8 @@ async def _receive(reader: asyncio.StreamReader, stdin: ReceivedInput) -> None:
                 stdin.feed(data)
             elif kind is Kind.STDIN_END:
                 stdin.end()
+            elif kind is Kind.ANSWER and person is not None:
+                person.answered(decode_answer(data))
             else:
                 return
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -19,6 +19,7 @@ from gateway.lobby.channel_end import ChannelEnd
 from gateway.lobby.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
 from gateway.lobby.context import LobbyContext
 from gateway.lobby.run import run_command
+from gateway.lobby.text import shows_colour
 from gateway.log import log_event, log_failure, log_warning
 
 if TYPE_CHECKING:
@@ -170,10 +171,16 @@ class _Running:
             services=self._services,
             columns=end.columns,
             is_terminal=end.has_terminal,
+            has_colour=self._has_colour(),
             principal=self._request.principal,
             prog=PROG,
             person=end.person,
         )
+
+    def _has_colour(self) -> bool:
+        terminal = self._request.terminal
+        no_color = self._request.environment.get("NO_COLOR", "")
+        return terminal is not None and shows_colour(terminal.term, no_color=no_color)
 
 
 def split(command: bytes) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused
 from gateway.lobby.context import INPUT_MAX_BYTES
-from gateway.lobby.text import clean, width
+from gateway.lobby.text import question_text, width
 
 if TYPE_CHECKING:
     from gateway.lobby.context import Output
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Typed and not read yet. A kernel's terminal keeps 4096 and drops what comes then; a list of keys may be pasted here.
 TYPED_MAX_BYTES = 64 * 1024
 LINE_MAX_CHARACTERS = 16 * 1024
-QUESTION_MAX_CHARACTERS = 1000
 
 _INTERRUPT = b"\x03"
 _ENTER = "\r\n"
@@ -140,15 +139,9 @@ class TypingPerson:
         self._stderr = stderr
 
     async def ask(self, question: str, *, is_secret: bool = False) -> str:
-        await self._stderr.write(shown(question).encode())
+        await self._stderr.write(question_text(question).encode())
         line = await self._keyboard.read_line(is_secret=is_secret)
         if line is None:
             await self._stderr.write(b"\n")
             raise CommandRefused("nobody answered")
         return line
-
-
-def shown(question: str) -> str:
-    """A question as it stands before the answer: harmless, and apart from it."""
-    lines = question[:QUESTION_MAX_CHARACTERS].rstrip().split("\n")
-    return "\n".join(clean(line, length_max=QUESTION_MAX_CHARACTERS) for line in lines) + " "

@@ -32,6 +32,8 @@ def runner(services: Services) -> RunForCaller:
             services=services,
             columns=caller.columns,
             is_terminal=caller.is_terminal,
+            has_colour=caller.has_colour,
+            person=caller.person,
         )
         return await run_command(lobby, caller.argv, on_host=True)
 

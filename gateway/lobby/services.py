@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from gateway.interfaces import AccessKey, Forwarding, SessionRow, Workspace
+    from gateway.interfaces import AccessKey, Forwarding, SessionRow, SessionStatistics, Workspace
     from gateway.journal import JournalAction, JournalRow
     from gateway.lobby.context import Output
     from gateway.way_in import WayIn
@@ -56,6 +56,14 @@ class LobbyStore(Protocol):
     ) -> list[SessionRow]:
         """The most recently used first; of these workspaces (by name) alone, or of all."""
         ...
+
+    async def session_statistics(self) -> SessionStatistics: ...
+
+    async def theme(self) -> str | None:
+        """The colour set's name; None: the default."""
+        ...
+
+    async def set_theme(self, theme: str | None) -> None: ...
 
     async def record(
         self,

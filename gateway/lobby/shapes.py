@@ -12,7 +12,7 @@ from gateway.way_in import code_command, config_entry, ssh_command
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.interfaces import AccessKey, SessionRow, Workspace
+    from gateway.interfaces import AccessKey, Principal, SessionRow, SessionStatistics, Workspace
     from gateway.journal import JournalRow
     from gateway.lobby.services import BackupMade, RecordingInfo
     from gateway.way_in import WayIn
@@ -76,6 +76,29 @@ def session_shape(row: SessionRow, *, ends_at: datetime | None = None) -> Shape:
         "job": row.job,
         "job_ended_at": moment(row.job_ended_at),
         "ends_at": moment(ends_at),
+    }
+
+
+def statistics_shape(figures: SessionStatistics) -> Shape:
+    life = figures.life_seconds_mean
+    return {
+        "active": figures.active,
+        "paused": figures.paused,
+        "total": figures.total,
+        "ended_last_24h": figures.ended_last_day,
+        "life_seconds_mean": None if life is None else round(life, 3),
+    }
+
+
+def whoami_shape(principal: Principal | None, *, version: str) -> Shape:
+    scope = None if principal is None else principal.workspaces
+    return {
+        "principal": None if principal is None else principal.name,
+        "fingerprint": None if principal is None else principal.fingerprint,
+        "is_owner": principal is None or principal.is_owner,
+        "workspaces": None if scope is None else sorted(scope),
+        "forwarding": None if principal is None else principal.forwarding,
+        "version": version,
     }
 
 

@@ -6,7 +6,7 @@ import difflib
 from enum import Enum, auto
 
 from gateway.errors import CommandRefused, UsageWrong
-from gateway.lobby import connect, journal, keys, operations, recordings, sessions, settings, workspaces
+from gateway.lobby import about, connect, journal, keys, operations, recordings, sessions, settings, themes, workspaces
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
 from gateway.lobby.text import clean
 
@@ -27,6 +27,8 @@ COMMANDS: tuple[Command, ...] = (
     *sessions.COMMANDS,
     *recordings.COMMANDS,
     *journal.COMMANDS,
+    *about.COMMANDS,
+    *themes.COMMANDS,
     *operations.COMMANDS,
 )
 _BY_NAME = {command.name: command for command in COMMANDS}

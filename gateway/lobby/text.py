@@ -11,6 +11,7 @@ from gateway.errors import UsageWrong
 
 COLUMN_MIN = 8  # a cell is not cut shorter than this; a narrower terminal gets one line per cell
 GAP = "  "
+QUESTION_MAX_CHARACTERS = 1000
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -20,6 +21,17 @@ def clean(text: str, *, length_max: int = 200) -> str:
     kept = text[: length_max + 1]
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in kept)
     return shown if len(shown) <= length_max else shown[: length_max - 1] + "…"
+
+
+def shows_colour(term: str, *, no_color: str) -> bool:
+    """Whether a terminal of this kind shall be sent colours; NO_COLOR counts if it is not empty (no-color.org)."""
+    return term not in ("", "dumb", "unknown") and not no_color
+
+
+def question_text(question: str) -> str:
+    """A question as it stands before its answer: harmless, and apart from it. It may have several lines."""
+    lines = question[:QUESTION_MAX_CHARACTERS].rstrip().split("\n")
+    return "\n".join(clean(line, length_max=QUESTION_MAX_CHARACTERS) for line in lines) + " "
 
 
 def width(text: str) -> int:
@@ -35,11 +47,16 @@ def width(text: str) -> int:
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, columns_max: int | None = None) -> str:
     """Aligned columns. Where `columns_max` is too narrow, the widest cells are cut; where even that does not do,
     each row becomes a few `header: cell` lines. Without `columns_max` (a pipe) nothing is ever cut."""
-    widths = [max(width(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
-    fitting = _fit(widths, [width(header) for header in headers], columns_max)
+    fitting = fitting_widths(headers, rows, columns_max)
     if fitting is None:
         return "\n\n".join(_stacked(headers, row) for row in rows)
     return "\n".join(_line(row, fitting) for row in (headers, *rows))
+
+
+def fitting_widths(headers: Sequence[str], rows: Sequence[Sequence[str]], columns_max: int | None) -> list[int] | None:
+    """How wide each column is; None: they do not fit side by side."""
+    widths = [max(width(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
+    return _fit(widths, [width(header) for header in headers], columns_max)
 
 
 def _fit(widths: list[int], header_widths: list[int], columns_max: int | None) -> list[int] | None:

@@ -3,6 +3,9 @@
 A frame is one byte of kind, four bytes of length (big endian) and that many bytes. The caller sends one REQUEST
 (JSON), its standard input as STDIN frames and one STDIN_END; the gateway sends STDOUT and STDERR frames and last one
 STATUS (JSON). The caller shutting down its sending side means: cancel, but let me hear the end of it.
+
+Fields of a request that one end does not know are ignored, and what it was not told it does not do: a command of an
+older version is never asked anything. So VERSION changes only with what both must understand.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class Kind(IntEnum):
     STDOUT = 4
     STDERR = 5
     STATUS = 6
+    ASK = 7  # only to a caller that can answer: a question to the person
+    ANSWER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Request:
     argv: list[str]
     columns: int
     is_terminal: bool
+    can_answer: bool = False  # a person sits there, and ASK is understood
+    has_colour: bool = False  # the terminal shows colours, and nobody said NO_COLOR
     version: int = VERSION
 
     def encode(self) -> bytes:
@@ -59,7 +66,46 @@ class Request:
             raise FrameInvalid("argv is no list of words")
         if not isinstance(columns, int) or isinstance(columns, bool):
             raise FrameInvalid("columns is not a number")
-        return cls(argv, max(1, min(columns, COLUMNS_MAX)), values.get("is_terminal") is True)
+        return cls(
+            argv,
+            max(1, min(columns, COLUMNS_MAX)),
+            is_terminal=values.get("is_terminal") is True,
+            can_answer=values.get("can_answer") is True,
+            has_colour=values.get("has_colour") is True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the person shall be asked."""
+
+    text: str
+    is_secret: bool
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Question:
+        """Raises FrameInvalid."""
+        values = _json_object(data)
+        text = values.get("text")
+        if not isinstance(text, str):
+            raise FrameInvalid("a question has no text")
+        return cls(text, values.get("is_secret") is True)
+
+
+def encode_answer(line: str | None) -> bytes:
+    """None: the person declined (Ctrl-D)."""
+    return json.dumps({"line": line}).encode()
+
+
+def decode_answer(data: bytes) -> str | None:
+    """Raises FrameInvalid."""
+    line = _json_object(data).get("line")
+    if line is not None and not isinstance(line, str):
+        raise FrameInvalid("an answer is no line")
+    return line
 
 
 def encode_status(status: int) -> bytes:

@@ -22,6 +22,7 @@ from gateway.store.refusals import RefusalLimit
 from gateway.store.retention import RetentionQueries
 from gateway.store.sessions import SessionQueries
 from gateway.store.settings import SettingsQueries
+from gateway.store.statistics import StatisticsQueries
 from gateway.store.workspaces import WorkspaceQueries
 
 CACHE_ENTRIES_MAX = 10_000  # half a kilobyte each
@@ -34,6 +35,7 @@ class Store(
     JournalQueries,
     MetricQueries,
     SettingsQueries,
+    StatisticsQueries,
     RetentionQueries,
     HealthQueries,
 ):

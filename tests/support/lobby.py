@@ -16,6 +16,7 @@ from gateway.interfaces import (
     Principal,
     SessionKind,
     SessionRow,
+    SessionStatistics,
     SessionStatus,
     Workspace,
 )
@@ -74,6 +75,7 @@ class FakeStore:
     keys: list[AccessKey] = field(default_factory=list)
     sessions: list[SessionRow] = field(default_factory=list)
     refuse_key_named: str = ""
+    theme_name: str | None = None
     journal: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     journal_rows: list[JournalRow] = field(default_factory=list)  # what reading it finds, newest first
     asked: Mapping[str, object] = field(default_factory=dict)  # of the journal, the last time
@@ -121,6 +123,15 @@ class FakeStore:
                 self.keys.remove(key)
                 return key
         return None
+
+    async def session_statistics(self) -> SessionStatistics:
+        return SessionStatistics(active=1, paused=2, total=9, ended_last_day=4, life_seconds_mean=90.5)
+
+    async def theme(self) -> str | None:
+        return self.theme_name
+
+    async def set_theme(self, theme: str | None) -> None:
+        self.theme_name = theme
 
     async def record(
         self,

@@ -34,6 +34,8 @@ LIBRARIES = {
     "pyghostty": {"gateway/recording/screen/ghostty.py"},
     "cryptography": {"gateway/ssh", "gateway/caller_keys.py", "gateway/vault.py"},
     "pydantic": {"gateway/config.py"},
+    "rich": {"gateway/lobby/painting.py"},
+    "prompt_toolkit": {"gateway/lobby/picker.py"},
 }
 # What an edge may need of another edge's: only values, never behaviour, and only with a reason.
 BETWEEN_EDGES: set[tuple[str, str]] = {
