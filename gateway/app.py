@@ -224,7 +224,8 @@ class Gateway:
         self.agents = Agents(path_for=self.keepers.agent_path, spawn=self.spawn)
         self._resources.callback(self.agents.close)
         services = self._services()
-        self.lobby = LobbyDoor(services, drain_seconds=self.config.session.drain_seconds)
+        self.lobby = LobbyDoor(services, serve_session=self.sessions.serve,
+                               drain_seconds=self.config.session.drain_seconds)  # fmt: skip
         gatehouse = Gatehouse(store=self.store, sessions=self.sessions, lobby=self.lobby, forwards=forwards,
                               agents=self.agents, displays=self.displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)

@@ -34,6 +34,10 @@ class KeyTaker(Protocol):
 
     def resized(self) -> None: ...
 
+    def has_room(self) -> None:
+        """The client reads again."""
+        ...
+
 
 class ChannelEnd:
     """Attach it to the channel; it is the sink until `leave` or `finish`."""
@@ -122,6 +126,8 @@ class ChannelEnd:
 
     def resume_writing(self) -> None:
         self._has_room.set()
+        if self.key_taker is not None:
+            self.key_taker.has_room()
 
     def channel_lost(self) -> None:
         self.is_lost = True

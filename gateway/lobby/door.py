@@ -10,16 +10,26 @@ import asyncio
 import contextlib
 import shlex
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.errors import UsageWrong
 from gateway.events import Event
 from gateway.interfaces import SessionKind
 from gateway.lobby.channel_end import ChannelEnd
-from gateway.lobby.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
+from gateway.lobby.command import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+)
 from gateway.lobby.context import LobbyContext
+from gateway.lobby.picking import MakeNew, make_new, show_picker
 from gateway.lobby.run import run_command
-from gateway.lobby.text import shows_colour
+from gateway.lobby.text import has_screen, shows_colour
 from gateway.log import log_event, log_failure, log_warning
 
 if TYPE_CHECKING:
@@ -37,11 +47,16 @@ TIDY_SECONDS = 10.0
 _STOPPING = "the gateway is stopping; what this command had begun is undone"
 
 
+ServeSession = Callable[["SessionRequest", "Channel"], Awaitable[None]]
+
+
 class LobbyDoor:
     """Serves the channels of `ssh lobby@host` (implements gatehouse.Lobby)."""
 
-    def __init__(self, services: Services, *, drain_seconds: float) -> None:
+    def __init__(self, services: Services, *, serve_session: ServeSession, drain_seconds: float) -> None:
+        """`serve_session`: opens the session that was picked (sessions.py), on the same channel."""
         self._services = services
+        self._serve_session = serve_session
         self._drain_seconds = drain_seconds
         self._running: set[_Running] = set()
         self._counts: Counter[str] = Counter()  # by the fingerprint of the key
@@ -59,8 +74,9 @@ class LobbyDoor:
         running = _Running(request, ChannelEnd(channel, request.terminal), self._services)
         self._running.add(running)
         self._counts[request.principal.fingerprint] += 1
+        picked = None
         try:
-            await running.run()
+            picked = await running.run()
         except Exception:
             log_failure(Event.COMMAND_FAILED, principal=request.principal.name, reason="lobby")
             channel.refuse("internal error; the gateway's log has the whole story", EXIT_REFUSED)
@@ -69,6 +85,8 @@ class LobbyDoor:
             self._counts[request.principal.fingerprint] -= 1
             self._counts += Counter()  # without those at zero
             self._changed.set()
+        if picked is not None:  # no longer the lobby's: it may last for days
+            await self._serve_session(picked, channel)
 
     def _reason_to_refuse(self, request: SessionRequest) -> str | None:
         if self._is_draining:
@@ -84,6 +102,9 @@ class LobbyDoor:
     async def drain(self) -> None:
         """Nothing new; what runs has as long as programs without a terminal, then it is cancelled and undone."""
         self._is_draining = True
+        for running in list(self._running):
+            if running.is_picking:
+                running.stop("the gateway is restarting; connect again in a moment")
         if not self._is_in_hurry:
             await self._wait_ended(self._drain_seconds)
         for running in list(self._running):
@@ -110,11 +131,14 @@ class _Running:
         self._request = request
         self._end = end
         self._services = services
+        self.is_picking = False
+        self._picked: SessionRequest | None = None
         self._why_stopped: str | None = None
         self._is_interrupted = False
         self._task: asyncio.Task[int] | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> SessionRequest | None:
+        """To the exit status; or to the session that was picked, whose channel is open and attached to nobody."""
         end = self._end
         end.on_interrupt = self.interrupt
         end.channel.attach(end)
@@ -123,12 +147,16 @@ class _Running:
             if self._is_interrupted:
                 self._task.cancel()
             await asyncio.wait({self._task})
+        if self._picked is not None and not end.is_lost:
+            end.channel.detach()
+            return self._picked
         if not self._task.cancelled():
             await end.finish(self._task.result())
         elif self._why_stopped is not None:
             end.channel.refuse(self._why_stopped)
         else:
             await end.finish(EXIT_INTERRUPTED)
+        return None
 
     def interrupt(self) -> None:
         """Ctrl-C, or the channel is gone. Once: the command may be busy undoing things."""
@@ -146,6 +174,8 @@ class _Running:
     async def _command(self) -> int:
         lobby = self._lobby()
         try:
+            if self._request.kind is SessionKind.SHELL and self._has_screen():
+                return await self._pick(lobby)
             return await self._run_typed(lobby)
         except BrokenPipeError:
             return EXIT_BROKEN_PIPE
@@ -161,6 +191,28 @@ class _Running:
             await lobby.note(error.user_message)
             return EXIT_USAGE
         return await run_command(lobby, words, on_host=False)
+
+    async def _pick(self, lobby: LobbyContext) -> int:
+        """The picker, then what was chosen in it."""
+        terminal = self._request.terminal
+        assert terminal is not None
+        self.is_picking = True
+        choice = await show_picker(lobby, self._end, term=terminal.term)
+        self.is_picking = False
+        if choice is None:
+            return EXIT_OK
+        if isinstance(choice, MakeNew):
+            status, login_name = await make_new(lobby, choice.typed)
+            if login_name is None:
+                return status
+        else:
+            login_name = choice.login_name
+        self._picked = replace(self._request, login_name=login_name, terminal=replace(terminal, size=self._end.size))
+        return EXIT_OK
+
+    def _has_screen(self) -> bool:
+        terminal = self._request.terminal
+        return terminal is not None and has_screen(terminal.term)
 
     def _lobby(self) -> LobbyContext:
         end = self._end

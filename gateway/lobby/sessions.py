@@ -63,7 +63,7 @@ async def _sessions(lobby: LobbyContext, args: Namespace) -> int:
             prefixes[row.id],
             row.login_name or "-",
             what(row),
-            _state(row, ends_at.get(row.id), now),
+            state_of(row, ends_at.get(row.id), now),
             _job(row, now),
             age(row.created_at, now),
             clean(row.principal or "-", length_max=40),
@@ -80,7 +80,7 @@ def what(row: SessionRow) -> str:
     return "shell" if row.kind == "shell" else clean(row.command or row.kind, length_max=60)
 
 
-def _state(row: SessionRow, ends_at: datetime | None, now: datetime) -> str:
+def state_of(row: SessionRow, ends_at: datetime | None, now: datetime) -> str:
     if row.status == "terminated":
         return _end(row)
     if row.status == "active":

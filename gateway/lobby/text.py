@@ -25,7 +25,12 @@ def clean(text: str, *, length_max: int = 200) -> str:
 
 def shows_colour(term: str, *, no_color: str) -> bool:
     """Whether a terminal of this kind shall be sent colours; NO_COLOR counts if it is not empty (no-color.org)."""
-    return term not in ("", "dumb", "unknown") and not no_color
+    return has_screen(term) and not no_color
+
+
+def has_screen(term: str) -> bool:
+    """Whether a terminal of this kind acts on what moves its cursor."""
+    return term not in ("", "dumb", "unknown")
 
 
 def question_text(question: str) -> str:
