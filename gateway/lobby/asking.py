@@ -15,15 +15,14 @@ def can_ask(*, stdin_fd: int = 0, stderr_fd: int = 2) -> bool:
     return os.isatty(stdin_fd) and os.isatty(stderr_fd)
 
 
-def read_line(fd: int, *, is_secret: bool) -> str | None:
-    """One line without its end; None: Ctrl-D. Ctrl-C raises KeyboardInterrupt, and the echo is on again."""
+def read_line(fd: int) -> str | None:
+    """One line without its end; None: Ctrl-D. Ctrl-C raises KeyboardInterrupt."""
     line = bytearray()
-    with without_echo(fd) if is_secret else contextlib.nullcontext():
-        while not line.endswith(b"\n"):
-            piece = os.read(fd, READ_BYTES)
-            line += piece
-            if not piece or len(line) > ANSWER_MAX_BYTES:
-                break
+    while not line.endswith(b"\n") and len(line) <= ANSWER_MAX_BYTES:
+        piece = os.read(fd, READ_BYTES)
+        line += piece
+        if not piece:
+            break
     return answer_of(line)
 
 
@@ -33,8 +32,11 @@ def answer_of(line: bytes | bytearray) -> str | None:
 
 
 @contextlib.contextmanager
-def without_echo(fd: int) -> Iterator[None]:
-    """For secrets. What was typed before the question is dropped: nobody meant it for one (getpass does the same)."""
+def echo(fd: int, *, is_on: bool) -> Iterator[None]:
+    """Off for secrets, from before the question is shown: what was typed ahead of it is dropped, as getpass does."""
+    if is_on:
+        yield
+        return
     import termios
 
     before = termios.tcgetattr(fd)

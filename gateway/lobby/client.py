@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 from gateway.errors import CommandRefused
-from gateway.lobby.asking import read_line
+from gateway.lobby.asking import echo, read_line
 from gateway.lobby.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_UNREACHABLE
 from gateway.lobby.text import question_text
 from gateway.lobby.wire import (
@@ -99,8 +99,9 @@ def _relay(connection: socket.socket, stdout_fd: int, stderr_fd: int, *, answers
 
 
 def _answer(connection: socket.socket, question: Question, stderr_fd: int) -> None:
-    write_all(stderr_fd, question_text(question.text).encode())
-    line = read_line(0, is_secret=question.is_secret)
+    with echo(0, is_on=not question.is_secret):
+        write_all(stderr_fd, question_text(question.text).encode())
+        line = read_line(0)
     if question.is_secret or line is None:
         write_all(stderr_fd, b"\n")
     with contextlib.suppress(BrokenPipeError):  # it went away meanwhile, which the next read says

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
 from gateway.errors import CommandRefused
-from gateway.lobby.asking import ANSWER_MAX_BYTES, READ_BYTES, answer_of, can_ask, without_echo
+from gateway.lobby.asking import ANSWER_MAX_BYTES, READ_BYTES, answer_of, can_ask, echo
 from gateway.lobby.client import write_all
 from gateway.lobby.text import question_text
 
@@ -18,8 +17,8 @@ class HostPerson:
     async def ask(self, question: str, *, is_secret: bool = False) -> str:
         if not can_ask():
             raise CommandRefused("there is no terminal to ask on")
-        write_all(2, question_text(question).encode())
-        with without_echo(0) if is_secret else contextlib.nullcontext():
+        with echo(0, is_on=not is_secret):
+            write_all(2, question_text(question).encode())
             answer = await _read_line(0)
         if is_secret or answer is None:
             write_all(2, b"\n")

@@ -315,6 +315,7 @@ class FakeLobby:
         stdin: bytes = b"",
         columns: int = 80,
         is_terminal: bool = False,
+        has_colour: bool = False,
         principal: Principal | None = None,
     ) -> int:
         """As `principal` by SSH; without one as the operator on the host."""
@@ -326,6 +327,7 @@ class FakeLobby:
             services=self.services(),
             columns=columns,
             is_terminal=is_terminal,
+            has_colour=has_colour,
             principal=principal,
             prog="homeport" if principal is None else PROG,
         )
