@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from gateway.interfaces import AccessKey, Forwarding, SessionRow, SessionStatistics, Workspace
+    from gateway.interfaces import (
+        AccessKey,
+        ApiScope,
+        ApiToken,
+        Forwarding,
+        SessionRow,
+        SessionStatistics,
+        Workspace,
+    )
     from gateway.journal import JournalAction, JournalRow
     from gateway.lobby.context import Output
     from gateway.way_in import WayIn
@@ -49,6 +57,18 @@ class LobbyStore(Protocol):
 
     async def remove_key(self, name_or_fingerprint: str) -> AccessKey | None:
         """The removed key, or None if there was none."""
+        ...
+
+    async def list_api_tokens(self) -> list[ApiToken]: ...
+
+    async def add_api_token(
+        self, *, name: str, token_hash: str, scope: ApiScope, created_by: str, expires_at: datetime
+    ) -> ApiToken:
+        """Raises NameTaken."""
+        ...
+
+    async def remove_api_token(self, name: str) -> ApiToken | None:
+        """The removed one, or None if there was none."""
         ...
 
     async def list_sessions(

@@ -12,7 +12,15 @@ from gateway.way_in import code_command, config_entry, ssh_command
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.interfaces import AccessKey, Principal, SessionRow, SessionStatistics, Workspace
+    from gateway.interfaces import (
+        AccessKey,
+        ApiToken,
+        Measurement,
+        Principal,
+        SessionRow,
+        SessionStatistics,
+        Workspace,
+    )
     from gateway.journal import JournalRow
     from gateway.lobby.services import BackupMade, RecordingInfo
     from gateway.way_in import WayIn
@@ -51,6 +59,18 @@ def key_shape(key: AccessKey) -> Shape:
         "expires_at": moment(key.expires_at),
         "last_used_at": moment(key.last_used_at),
         "created_at": moment(key.created_at),
+    }
+
+
+def api_token_shape(token: ApiToken) -> Shape:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scope": token.scope,
+        "created_by": token.created_by,
+        "expires_at": moment(token.expires_at),
+        "last_used_at": moment(token.last_used_at),
+        "created_at": moment(token.created_at),
     }
 
 
@@ -111,6 +131,16 @@ def journal_shape(row: JournalRow) -> Shape:
         "user_agent": row.user_agent,
         "details": dict(row.details),
         "created_at": moment(row.created_at),
+    }
+
+
+def measurement_shape(measured_at: datetime, measurement: Measurement) -> Shape:
+    return {
+        "metric": measurement.metric,
+        "value": measurement.value,
+        "unit": measurement.unit,
+        "metadata": dict(measurement.metadata),
+        "created_at": moment(measured_at),
     }
 
 

@@ -6,7 +6,19 @@ import difflib
 from enum import Enum, auto
 
 from gateway.errors import CommandRefused, UsageWrong
-from gateway.lobby import about, connect, journal, keys, operations, recordings, sessions, settings, themes, workspaces
+from gateway.lobby import (
+    about,
+    connect,
+    journal,
+    keys,
+    operations,
+    recordings,
+    sessions,
+    settings,
+    themes,
+    tokens,
+    workspaces,
+)
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
 from gateway.lobby.text import clean
 
@@ -24,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     *settings.COMMANDS,
     *connect.COMMANDS,
     *keys.COMMANDS,
+    *tokens.COMMANDS,
     *sessions.COMMANDS,
     *recordings.COMMANDS,
     *journal.COMMANDS,

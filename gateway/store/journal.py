@@ -25,7 +25,7 @@ _PRINCIPAL = "coalesce(json_extract(details, '$.principal'), json_extract(detail
 class JournalQueries:
     _database: Database
     _notes: Notes
-    _refusals: RefusalLimit
+    _refusals: Mapping[JournalAction, RefusalLimit]  # of what strangers can bring about
 
     async def record(
         self,
@@ -38,10 +38,11 @@ class JournalQueries:
     ) -> None:
         """Write a fact down. `details`: a flat object without secrets; texts from clients are cleaned here.
 
-        Refused logins beyond a few per source and minute are only counted; the count follows as one row.
+        Refused logins and calls of the HTTP API, beyond a few per source and minute, are only counted; the count
+        follows as one row.
         """
-        is_refused_login = action is JournalAction.LOGIN and not success
-        if is_refused_login and not self._refusals.admits(client_ip, time.time()):
+        limit = None if success else self._refusals.get(action)
+        if limit is not None and not limit.admits(client_ip, time.time()):
             return
         note = _cleaned(action, success, client_ip, user_agent, details)
         row = models.AuthLog(
@@ -80,37 +81,69 @@ class JournalQueries:
         limit: int = 200,
     ) -> list[JournalRow]:
         """Newest first; of one action, address, workspace (logins by their login name) or principal, if given."""
-        asked = {
-            "action = ?": action,
-            "ip_address = ?": client_ip,
-            f"{_WORKSPACE} = ?": workspace,
-            f"{_PRINCIPAL} = ?": principal,
-            "created_at >= ?": None if since is None else str(since.astimezone(UTC)),  # as the ORM writes it
-        }
-        conditions = [condition for condition, value in asked.items() if value is not None]
-        values = [value for value in asked.values() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        statement = f"SELECT * FROM auth_logs {where}ORDER BY created_at DESC LIMIT ?"  # noqa: S608 (all of it is ours)
+        where, values = _where(action, client_ip, workspace, principal, since)
+        statement = f"SELECT * FROM auth_logs {where} ORDER BY created_at DESC LIMIT ?"  # noqa: S608 (all of it is ours)
         with contextlib.suppress(StoreUnavailable):  # then reading will say it, if it does not work either
             await self._notes.flush()
         async with self._database.asked("list_auth_logs"):
             rows = await self._database.query(statement, [*values, limit])
         return [_journal_row(row) for row in rows]
 
+    async def auth_log_page(
+        self,
+        *,
+        action: JournalAction | None = None,
+        client_ip: str | None = None,
+        workspace: str | None = None,
+        principal: str | None = None,
+        since: datetime | None = None,
+        skip: int,
+        limit: int,
+    ) -> tuple[list[JournalRow], int]:
+        """As `list_auth_logs`, from the one after `skip` on; and how many there are in all."""
+        where, values = _where(action, client_ip, workspace, principal, since)
+        page = f"SELECT * FROM auth_logs {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"  # noqa: S608
+        count = f"SELECT COUNT(*) AS total FROM auth_logs {where}"  # noqa: S608
+        with contextlib.suppress(StoreUnavailable):  # then reading will say it, if it does not work either
+            await self._notes.flush()
+        async with self._database.asked("auth_log_page"):
+            rows = await self._database.query(page, [*values, limit, skip])
+            (counted,) = await self._database.query(count, values)
+        return [_journal_row(row) for row in rows], int(counted["total"])
+
     async def _flush_refusals(self, *, is_final: bool = False) -> None:
-        counts = self._refusals.take_counts(time.time(), is_final=is_final)
         rows = [
             models.AuthLog(
-                action=JournalAction.LOGIN,
+                action=action,
                 success=False,
                 ip_address=source,
                 details=json.dumps({"reason": "more_refused", "more_refused_count": count}),
                 created_at=datetime.now(UTC),
             )
-            for source, count in counts.items()
+            for action, limit in self._refusals.items()
+            for source, count in limit.take_counts(time.time(), is_final=is_final).items()
         ]
         if rows:
             await self._database.write("flush_refusals", lambda: models.AuthLog.bulk_create(rows))
+
+
+def _where(
+    action: JournalAction | None,
+    client_ip: str | None,
+    workspace: str | None,
+    principal: str | None,
+    since: datetime | None,
+) -> tuple[str, list[str]]:
+    """The condition, and the values of its question marks."""
+    asked = {
+        "action = ?": None if action is None else action.value,
+        "ip_address = ?": client_ip,
+        f"{_WORKSPACE} = ?": workspace,
+        f"{_PRINCIPAL} = ?": principal,
+        "created_at >= ?": None if since is None else str(since.astimezone(UTC)),  # as the ORM writes it
+    }
+    given = {condition: value for condition, value in asked.items() if value is not None}
+    return f"WHERE {' AND '.join(given)}" if given else "", list(given.values())
 
 
 def _cleaned(

@@ -37,8 +37,8 @@ class MetricQueries:
         async with self._database.asked("metric_history"):
             chosen = models.SystemMetric.filter(metric=metric, created_at__gte=since)
             rows = await chosen.order_by("-created_at").limit(limit)
-        return [(row.created_at, _measurement(row)) for row in rows]
+        return [(row.created_at, measurement(row)) for row in rows]
 
 
-def _measurement(row: models.SystemMetric) -> Measurement:
+def measurement(row: models.SystemMetric) -> Measurement:
     return Measurement(row.metric, row.value, row.unit or "", json.loads(row.metadata) if row.metadata else {})

@@ -1,20 +1,20 @@
-"""Keeps a flood of refused logins from filling the disk: few rows per source and minute, the rest is counted."""
+"""Keeps a flood of refusals from filling the disk: few rows per source and minute, the rest is counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address
+
+from gateway.client_source import ELSEWHERE, source_of
 
 PERIOD_SECONDS = 60
 ROWS_PER_SOURCE_MAX = 10
 # For all sources together: a botnet is many sources. The rest is counted under no source.
 ROWS_MAX = 300
-_ELSEWHERE = ""
 
 
 @dataclass(slots=True)
 class RefusalLimit:
-    """Says which refused logins get a row of their own. Bounded by ROWS_MAX sources."""
+    """Says which refusals of one kind get a row of their own. Bounded by ROWS_MAX sources."""
 
     _period: int = -1
     _rows: int = 0
@@ -27,9 +27,9 @@ class RefusalLimit:
         if period != self._period:
             self._period, self._rows = period, 0
             self._seen.clear()
-        source = _source(client_ip)
+        source = source_of(client_ip)
         if self._rows >= ROWS_MAX:
-            source = source if source in self._seen else _ELSEWHERE
+            source = source if source in self._seen else ELSEWHERE
         elif self._seen.get(source, 0) < ROWS_PER_SOURCE_MAX:
             self._rows += 1
             self._seen[source] = self._seen.get(source, 0) + 1
@@ -43,16 +43,3 @@ class RefusalLimit:
             return {}
         counts, self._unwritten = self._unwritten, {}
         return {source or None: count for source, count in counts.items()}
-
-
-def _source(client_ip: str | None) -> str:
-    """An address; of IPv6 its /64, since one machine has that many to choose from."""
-    if not client_ip:
-        return _ELSEWHERE
-    try:
-        address = ip_address(client_ip.partition("%")[0])
-    except ValueError:
-        return _ELSEWHERE
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return str(IPv6Address(int(address) >> 64 << 64)) + "/64"
-    return str(address)

@@ -148,7 +148,7 @@ class SessionQueries:
     async def sessions_left_open(self) -> list[SessionRow]:
         """All that have not ended, oldest first: after a start, those to be adopted or given up."""
         async with self._database.asked("sessions_left_open"):
-            return await _rows(models.Session.filter(status__in=LIVE).order_by("id"), LIVE_SESSIONS_MAX)
+            return await session_rows(models.Session.filter(status__in=LIVE).order_by("id"), LIVE_SESSIONS_MAX)
 
     async def list_sessions(
         self, *, include_ended: bool = False, limit: int = 200, workspaces: Collection[str] | None = None
@@ -158,7 +158,7 @@ class SessionQueries:
         if workspaces is not None:
             chosen = chosen.filter(workspace__slug__in=list(workspaces))
         async with self._database.asked("list_sessions"):
-            return await _rows(chosen.order_by("-last_activity_at"), limit)
+            return await session_rows(chosen.order_by("-last_activity_at"), limit)
 
     async def find_session(self, id_or_prefix: str) -> SessionRow | None:
         """By id, or by its beginning if only one has it. Raises CommandRefused if several do, or it is too short."""
@@ -170,7 +170,7 @@ class SessionQueries:
         matching = Q(id=prefix[:ID_CHARACTERS]) if is_whole else Q(id__gte=prefix, id__lt=prefix + "g")
         chosen = models.Session.filter(matching).order_by("id")
         async with self._database.asked("find_session"):
-            rows = await _rows(chosen, 2)
+            rows = await session_rows(chosen, 2)
         if len(rows) > 1:
             raise CommandRefused(f"several sessions begin with {id_or_prefix!r}; give more of the id")
         return rows[0] if rows else None
@@ -221,7 +221,7 @@ def _command(request: SessionRequest) -> str | None:
     return None if request.subsystem is None else clean_text(request.subsystem, COMMAND_CHARACTERS_MAX)
 
 
-async def _rows(chosen: QuerySet[models.Session], limit: int) -> list[SessionRow]:
+async def session_rows(chosen: QuerySet[models.Session], limit: int) -> list[SessionRow]:
     return [_session_row(row) for row in await chosen.limit(limit).select_related("workspace")]
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from gateway.errors import StoreUnavailable
 from gateway.events import Event
 from gateway.interfaces import AccessKey, SessionActivity, Workspace
+from gateway.journal import JournalAction
 from gateway.log import log_failure
+from gateway.store.api_tokens import ApiTokenQueries
 from gateway.store.cache import ReadCache
 from gateway.store.database import Database
 from gateway.store.health import HealthQueries
@@ -18,6 +20,7 @@ from gateway.store.keys import KeyQueries
 from gateway.store.metrics import MetricQueries
 from gateway.store.migrate import migrate
 from gateway.store.notes import Notes
+from gateway.store.pages import PageQueries
 from gateway.store.refusals import RefusalLimit
 from gateway.store.retention import RetentionQueries
 from gateway.store.sessions import SessionQueries
@@ -30,6 +33,7 @@ CACHE_ENTRIES_MAX = 10_000  # half a kilobyte each
 
 class Store(
     KeyQueries,
+    PageQueries,
     WorkspaceQueries,
     SessionQueries,
     JournalQueries,
@@ -38,6 +42,7 @@ class Store(
     StatisticsQueries,
     RetentionQueries,
     HealthQueries,
+    ApiTokenQueries,
 ):
     """One open database. At most one per process at a time; the state's lock keeps other processes away, but for a
     gateway that was replaced and serves on what it has (`changed_elsewhere`).
@@ -53,7 +58,8 @@ class Store(
         self._workspaces: ReadCache[str, Workspace] = ReadCache(CACHE_ENTRIES_MAX)
         self._ended: dict[str, datetime] = {}
         self._keys_used: dict[str, datetime] = {}
-        self._refusals = RefusalLimit()
+        self._api_tokens_used: dict[str, datetime] = {}
+        self._refusals = {action: RefusalLimit() for action in (JournalAction.LOGIN, JournalAction.API_ACCESS)}
         self._notes = Notes(database)
         self._data_version = 0
 
@@ -83,6 +89,7 @@ class Store(
             await self._notes.close()
             await self._flush_ended()
             await self._flush_keys_used()
+            await self._flush_api_tokens_used()
             await self._flush_refusals(is_final=True)
         except StoreUnavailable:
             log_failure(Event.STORE_FAILED, reason="the last flush")
@@ -102,8 +109,10 @@ class Store(
         return True
 
     async def flush_activity(self, activity: Sequence[SessionActivity]) -> None:
-        """Write what live sessions did since the last time, and with it which keys were used and refused how often."""
+        """Write what live sessions did since the last time, and with it which keys and tokens were used, and who was
+        refused how often."""
         await self._write_activity(activity)
         await self._flush_ended()
         await self._flush_keys_used()
+        await self._flush_api_tokens_used()
         await self._flush_refusals()

@@ -59,7 +59,7 @@ class WorkspaceQueries:
             chosen = models.Workspace.all() if include_inactive else models.Workspace.filter(is_active=True)
             # Archived ones stay as rows for good and are not counted by workspaces_max, hence the limit apart.
             rows = await chosen.order_by("slug").limit(max(self._workspaces_max, 10_000))
-            counts = await _active_session_counts([row.id for row in rows])
+            counts = await active_session_counts([row.id for row in rows])
         return [self._workspace(row, counts.get(row.id, 0)) for row in rows]
 
     async def add_workspace(
@@ -163,7 +163,7 @@ class WorkspaceQueries:
         )
 
 
-async def _active_session_counts(workspace_ids: list[str]) -> dict[str, int]:
+async def active_session_counts(workspace_ids: list[str]) -> dict[str, int]:
     counted = (
         models.Session.filter(workspace_id__in=workspace_ids, status=SessionStatus.ACTIVE)
         .group_by("workspace_id")

@@ -11,6 +11,8 @@ from typing import Any
 from gateway.errors import NameTaken
 from gateway.interfaces import (
     AccessKey,
+    ApiScope,
+    ApiToken,
     EndReason,
     Forwarding,
     Principal,
@@ -74,6 +76,7 @@ class FakeStore:
     workspaces: list[Workspace] = field(default_factory=list)
     keys: list[AccessKey] = field(default_factory=list)
     sessions: list[SessionRow] = field(default_factory=list)
+    api_tokens: dict[str, ApiToken] = field(default_factory=dict)  # by hash
     refuse_key_named: str = ""
     theme_name: str | None = None
     journal: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
@@ -132,6 +135,22 @@ class FakeStore:
 
     async def set_theme(self, theme: str | None) -> None:
         self.theme_name = theme
+
+    async def list_api_tokens(self) -> list[ApiToken]:
+        return list(self.api_tokens.values())
+
+    async def add_api_token(
+        self, *, name: str, token_hash: str, scope: ApiScope, created_by: str, expires_at: datetime
+    ) -> ApiToken:
+        if any(token.name == name for token in self.api_tokens.values()):
+            raise NameTaken(f"there is a token named {name!r}")
+        token = ApiToken(f"id-{name}", name, scope, created_by, expires_at, created_at=NOW)
+        self.api_tokens[token_hash] = token
+        return token
+
+    async def remove_api_token(self, name: str) -> ApiToken | None:
+        found = next((each for each, token in self.api_tokens.items() if token.name == name), None)
+        return None if found is None else self.api_tokens.pop(found)
 
     async def record(
         self,

@@ -23,6 +23,7 @@ SSH, HOST = "ssh", "host"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB%s guest"
 WORKSPACE_FIELDS = {"id", "name", "branch", "github_repo", "url", "is_active", "created_at"}
 SESSION_FIELDS = {"id", "workspace", "kind", "status", "name", "command", "principal", "created_at", "ends_at"}
+TOKEN_FIELDS = {"id", "name", "scope", "created_by", "expires_at", "last_used_at", "created_at"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ CASES: dict[str, Case] = {
     "keys add": Case(["keys", "add", "-", "--name", "by-{way}"], {"name", "fingerprint", "workspaces"}, stdin=b"{key}"),
     "keys ls": Case(["keys", "ls"], {"id", "name", "fingerprint", "workspaces", "expires_at"}),
     "keys rm": Case(["keys", "rm", "spare-{way}"]),
+    "token mint": Case(["token", "mint", "by-{way}"], TOKEN_FIELDS | {"token"}),
+    "token ls": Case(["token", "ls"], TOKEN_FIELDS),
+    "token revoke": Case(["token", "revoke", "spare-{way}"]),
     "sessions": Case(["sessions"], SESSION_FIELDS),
     "kill": Case(["kill", WORKSPACE + "+{way}"]),
     "rec ls": Case(["rec", "ls"], {"session_id", "workspace", "started_at", "size_bytes", "is_live"}),
@@ -80,6 +84,7 @@ def house(lend_gateway: Lend) -> Iterator[InstalledGateway]:
             gateway.homeport("new", f"off-{way}")
             public = gateway.new_key(f"spare-{way}").with_suffix(".pub")
             gateway.homeport("keys", "add", str(public), "--name", f"spare-{way}")
+            gateway.homeport("token", "mint", f"spare-{way}")
             stack.enter_context(shell(gateway, f"{WORKSPACE}+{way}"))
         stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
         yield gateway
