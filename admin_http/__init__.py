@@ -1,10 +1,12 @@
-"""Health and metrics over HTTP: `GET /healthz`, `/readyz` and `/metrics`, loopback by default.
+"""Health, metrics and the API over HTTP, loopback by default.
 
-The three pages need no token, and so name no workspace, no person and no path. This folder is the only one that
-knows aiohttp; what it shows comes from a `StatusSource`, never from tables.
+`/healthz`, `/readyz` and `/metrics` need no token, and so name no workspace, no person and no path; all else needs one
+(api_gate.py). This folder is the only one that knows aiohttp's server; what it shows comes from a `StatusSource` and an
+`ApiSource`, never from tables.
 """
 
+from admin_http.api_source import ApiSource
 from admin_http.server import AdminServer
 from admin_http.status import StatusSource
 
-__all__ = ["AdminServer", "StatusSource"]
+__all__ = ["AdminServer", "ApiSource", "StatusSource"]

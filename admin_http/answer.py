@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -26,11 +27,16 @@ JSON_TYPE = "application/json"
 class Answer(web.Response):
     """A whole body at once; the connection ends after it (see connection.py)."""
 
-    def __init__(self, body: bytes, *, content_type: str = JSON_TYPE, status: int = 200, allow: str = "") -> None:
-        headers = CIMultiDict({**SECURITY_HEADERS, hdrs.CONTENT_TYPE: content_type})
-        if allow:
-            headers[hdrs.ALLOW] = allow
-        super().__init__(body=body, status=status, headers=headers)
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        content_type: str = JSON_TYPE,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        all_headers = CIMultiDict({**SECURITY_HEADERS, hdrs.CONTENT_TYPE: content_type, **(headers or {})})
+        super().__init__(body=body, status=status, headers=all_headers)
         self.force_close()
 
     async def _prepare_headers(self) -> None:
@@ -39,15 +45,21 @@ class Answer(web.Response):
         self.headers.popall(hdrs.SERVER, None)
 
 
-def json_answer(value: Mapping[str, Any], *, status: int = 200) -> Answer:
-    return Answer(json.dumps(value).encode() + b"\n", status=status)
+def json_answer(value: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(json.dumps(value).encode() + b"\n", status=status, headers=headers)
 
 
-def error_answer(status: int, message: str = "", *, allow: str = "") -> Answer:
-    """`{"error": "not_found", "message": …}`: the code is stable, the message is for people."""
+def timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def error_answer(status: int, message: str = "", *, headers: Mapping[str, str] | None = None) -> Answer:
+    """`{"error": "not_found", "message": …}`: the code is stable, the message is for people. The API's own errors
+    (problem.py) have the code in `code`, where it stands here as well."""
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "error"
-    body = {"error": phrase.lower().replace(" ", "_").replace("-", "_"), "message": message or phrase}
-    return Answer(json.dumps(body).encode() + b"\n", status=status, allow=allow)
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    body = {"error": code, "message": message or phrase, "code": code, "details": [], "timestamp": timestamp()}
+    return json_answer(body, status=status, headers=headers)
 
 
 def from_library(response: web.StreamResponse) -> web.StreamResponse:
@@ -59,4 +71,7 @@ def from_library(response: web.StreamResponse) -> web.StreamResponse:
         404: "there is no such page; try /healthz, /readyz or /metrics",
         405: "only GET and HEAD are answered here",
     }
-    return error_answer(response.status, messages.get(response.status, ""), allow=response.headers.get(hdrs.ALLOW, ""))
+    allow = response.headers.get(hdrs.ALLOW, "")
+    return error_answer(
+        response.status, messages.get(response.status, ""), headers={hdrs.ALLOW: allow} if allow else None
+    )

@@ -23,12 +23,13 @@ CONNECTION_SECONDS_MAX = 15.0
 # Each costs a descriptor that a login could need.
 CONNECTION_COUNT_MAX = 64
 
-# No page here has parameters or reads a body; headers may be long, as cookies of other local servers come along.
+# Parameters are short, and so are bodies (api.py); headers may be long, as cookies of other local servers come along.
 _LIMITS: dict[str, Any] = {
     "max_line_size": 2048,
     "max_field_size": 8190,
     "max_headers": 64,
-    "lingering_time": 0,
+    # Whoever still sends a body that is too large could not read our answer if the connection were cut at once.
+    "lingering_time": 1,
     "keepalive_timeout": CONNECTION_SECONDS_MAX,
     "access_log": None,
     "logger": logging.getLogger("homeport.http"),

@@ -1,13 +1,12 @@
-"""The three pages."""
+"""The three pages that need no token."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from aiohttp import hdrs, web
 
-from admin_http.answer import Answer, error_answer, json_answer
+from admin_http.answer import Answer, error_answer, json_answer, timestamp
 from admin_http.status import StatusSource
 
 # The source bounds its own work below this; a page that hangs all the same must not look alive to a prober.
@@ -36,7 +35,7 @@ class Pages:
                 "status": "degraded" if source.is_degraded() else "healthy",
                 "version": source.version,
                 "uptime_seconds": round(source.uptime_seconds(), 3),
-                "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "timestamp": timestamp(),
                 "warnings": list(source.warnings()),
             }
         )

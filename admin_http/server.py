@@ -11,11 +11,15 @@ from types import TracebackType
 
 from aiohttp import web
 
+from admin_http.api import API_PREFIX, BODY_BYTES_MAX, HEALTH_PREFIX, ApiPages
+from admin_http.api_gate import ApiGate
+from admin_http.api_source import ApiSource
 from admin_http.connection import CONNECTION_COUNT_MAX, CONNECTION_SECONDS_MAX, Connection
 from admin_http.host_guard import host_guard
+from admin_http.openapi import openapi_document
 from admin_http.pages import Pages
 from admin_http.status import StatusSource
-from gateway.config import Address
+from gateway.config import Address, HttpSettings
 from gateway.errors import StartRefused
 from gateway.listening import close_without_loss
 
@@ -28,21 +32,22 @@ class AdminServer:
 
     def __init__(
         self,
-        listen: Address,
-        source: StatusSource,
+        settings: HttpSettings,
+        status: StatusSource,
+        api: ApiSource,
         *,
-        host_names: tuple[str, ...] = (),
         connection_seconds_max: float = CONNECTION_SECONDS_MAX,
         connection_count_max: int = CONNECTION_COUNT_MAX,
     ) -> None:
-        self._listen = listen
+        self._listen = settings.listen
         self._connection_seconds_max = connection_seconds_max
         self._connection_count_max = connection_count_max
         self._open_connections: set[Connection] = set()
         self._sites: list[_BoundedSite] = []
-        guards = [host_guard(host_names)] if listen.is_loopback else []
-        application = web.Application(middlewares=guards)
-        Pages(source).add_to(application)
+        guards = [host_guard(settings.host_names)] if settings.listen.is_loopback else []
+        application = web.Application(middlewares=guards, client_max_size=BODY_BYTES_MAX)
+        Pages(status).add_to(application)
+        _add_api(application, api, settings, version=status.version)
         self._runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=STOP_SECONDS_MAX
         )
@@ -116,6 +121,15 @@ class AdminServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _add_api(application: web.Application, source: ApiSource, settings: HttpSettings, *, version: str) -> None:
+    """Mounted apart, so that whatever lies below these two prefixes is behind the gate, pages or not."""
+    gate, pages = ApiGate(source, settings), ApiPages(source, openapi_document(version))
+    for prefix in (API_PREFIX, HEALTH_PREFIX):
+        behind_gate = web.Application(middlewares=[gate.middleware])
+        pages.add_to(behind_gate, prefix)
+        application.add_subapp(prefix, behind_gate)
 
 
 class _BoundedSite(web.BaseSite):

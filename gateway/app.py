@@ -22,6 +22,7 @@ from typing import Any
 
 from gateway import __version__, notify
 from gateway.access import OwnPorts
+from gateway.api import GatewayApi
 from gateway.config import Config, config_file
 from gateway.doors import Doors
 from gateway.elsewhere import WATCH_SECONDS, Elsewhere
@@ -230,7 +231,8 @@ class Gateway:
                               agents=self.agents, displays=self.displays, spawn=self.spawn)  # fmt: skip
         self.ssh = SshServer(self.config.ssh, host_keys=host_keys, gatehouse=gatehouse, spawn=self.spawn)
         control = ControlServer(self.places.control_socket, runner(services))
-        self.doors = Doors(self.config, ssh=self.ssh, control=control, status=self.upkeep)
+        api = GatewayApi(self.store, self.yard, ends_at=self.idle.ends_at, upkeep=self.upkeep)
+        self.doors = Doors(self.config, ssh=self.ssh, control=control, status=self.upkeep, api=api)
         self._resources.push_async_callback(self.doors.close)
         await self.doors.bind(self._predecessor)
         self.http_address, self.ssh_address = self.doors.http_addresses[0], self.doors.ssh_address

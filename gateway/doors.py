@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from admin_http import AdminServer
+from admin_http import AdminServer, ApiSource
 from admin_http.status import StatusSource
 from gateway import notify
 from gateway.config import Address, Config
@@ -21,10 +21,13 @@ from gateway.ssh.server import SshServer
 class Doors:
     """`bind` has the addresses, `open` answers, `shut` stops answering, `leave` lets go of what another has by then."""
 
-    def __init__(self, config: Config, *, ssh: SshServer, control: ControlServer, status: StatusSource) -> None:
+    def __init__(
+        self, config: Config, *, ssh: SshServer, control: ControlServer, status: StatusSource, api: ApiSource
+    ) -> None:
         self._config = config
         self._ssh = ssh
         self._status = status
+        self._api = api
         self.control = control
         self._admin = self._new_admin()
         self._kept: dict[str, list[socket.socket]] = {}  # copies, while doors are shut
@@ -97,7 +100,7 @@ class Doors:
         self._kept = {}
 
     def _new_admin(self) -> AdminServer:
-        return AdminServer(self._config.http.listen, self._status, host_names=self._config.http.host_names)
+        return AdminServer(self._config.http, self._status, self._api)
 
     def _asked(self, name: str) -> str:
         """The address in the settings: where it has changed, the new gateway opens a door of its own."""

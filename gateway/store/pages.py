@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import models
@@ -25,6 +26,15 @@ class PageQueries(WorkspaceQueries):  # whose rows it makes into values
             rows = await chosen.order_by("slug").offset(skip).limit(limit)
             counts = await active_session_counts([row.id for row in rows])
         return [self._workspace(row, counts.get(row.id, 0)) for row in rows], total
+
+    async def counted_workspace(self, name: str) -> Workspace | None:
+        """As `find_workspace`, with its number of attached sessions."""
+        found = await self.find_workspace(name)
+        if found is None:
+            return None
+        async with self._database.asked("counted_workspace"):
+            counts = await active_session_counts([found.id])
+        return replace(found, active_session_count=counts.get(found.id, 0))
 
     async def session_page(
         self, *, workspace: str | None = None, include_ended: bool = False, skip: int, limit: int

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from gateway.config import Config
 from gateway.interfaces import Measurement
 from gateway.upkeep import host
 from gateway.upkeep.backup import BackupMade, Backups
+from gateway.upkeep.details import Figures, figures
 from gateway.upkeep.loop_lag import LoopLag
 from gateway.upkeep.maintenance import Maintenance, RetentionRecordings
 from gateway.upkeep.metrics import Metrics, Where
@@ -91,6 +93,9 @@ class Upkeep:
         self.metrics = Metrics(version=version)
         self._loop_lag = LoopLag(self.metrics.observe_loop_lag)
         self.backups = Backups(backups_dir, store, database_file=database_file, kept=config.schedule.backups_kept)
+        self._read_figures = partial(
+            figures, config.state_dir, database_file, backup_age_seconds=self.backups.age_seconds
+        )
         self._readiness = Readiness(
             probes_of_a_login(
                 state_dir=config.state_dir,
@@ -166,6 +171,10 @@ class Upkeep:
 
     async def not_ready_reasons(self) -> Sequence[str]:
         return await self._readiness.reasons()
+
+    async def figures(self) -> Figures:
+        """For /health/detailed, which needs a token."""
+        return await asyncio.to_thread(self._read_figures)
 
     async def metrics_page(self, *, is_openmetrics: bool) -> bytes:
         return await self.metrics.page(is_openmetrics=is_openmetrics)

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from admin_http import AdminServer
-from gateway.config import Address
+from gateway.config import Address, HttpSettings
 from gateway.errors import StartRefused
+from tests.support.api import FakeApi
 
 LOOPBACK = Address(host="127.0.0.1", port=0)
+SETTINGS = HttpSettings(listen=LOOPBACK)
 
 
 @dataclass
@@ -66,10 +68,11 @@ class Reply:
 
 
 @asynccontextmanager
-async def serving(status: FakeStatus, **options: object) -> AsyncIterator[Address]:
+async def serving(status: FakeStatus, *, host_names: tuple[str, ...] = (), **options: object) -> AsyncIterator[Address]:
     """A server on a free port; afterwards no task and no descriptor may be left."""
     tasks, descriptors = asyncio.all_tasks(), set(os.listdir("/proc/self/fd"))
-    server = AdminServer(LOOPBACK, status, **options)  # type: ignore[arg-type]
+    settings = HttpSettings(listen=LOOPBACK, host_names=host_names)
+    server = AdminServer(settings, status, FakeApi(), **options)  # type: ignore[arg-type]
     async with server:
         yield server.addresses[0]
     await _until(lambda: asyncio.all_tasks() == tasks)
@@ -241,7 +244,7 @@ async def test_a_slow_client_is_let_go(beginning: bytes) -> None:
 
 async def test_a_client_that_does_not_read_is_let_go() -> None:
     """The answer is larger than every buffer on the way, and nobody takes it."""
-    server = AdminServer(LOOPBACK, FakeStatus(page=b"x" * 30_000_000), connection_seconds_max=0.3)
+    server = AdminServer(SETTINGS, FakeStatus(page=b"x" * 30_000_000), FakeApi(), connection_seconds_max=0.3)
     async with server:
         address = server.addresses[0]
         reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
@@ -293,11 +296,11 @@ async def test_a_client_that_vanishes_leaves_nothing_behind() -> None:
 async def test_a_taken_port_is_refused_with_the_fix() -> None:
     async with serving(FakeStatus()) as address:
         with pytest.raises(StartRefused, match=f"{address} is in use.*HOMEPORT_HTTP_LISTEN"):
-            await AdminServer(address, FakeStatus()).start()
+            await AdminServer(HttpSettings(listen=address), FakeStatus(), FakeApi()).start()
 
 
 async def test_stopping_twice_is_harmless() -> None:
-    server = AdminServer(LOOPBACK, FakeStatus())
+    server = AdminServer(SETTINGS, FakeStatus(), FakeApi())
     await server.start()
     await server.stop()
     await server.stop()

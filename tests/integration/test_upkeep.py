@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from admin_http import AdminServer
-from gateway.config import Address, Config
+from gateway.config import Address, Config, HttpSettings
 from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.interfaces import Measurement, WindowSize, Workspace
@@ -25,6 +25,7 @@ from gateway.log import log_event
 from gateway.recording.recordings import FileRecordings
 from gateway.store.store import Store
 from gateway.upkeep.upkeep import Sources, Upkeep
+from tests.support.api import FakeApi
 
 
 async def works() -> None:
@@ -78,7 +79,7 @@ async def running(state_dir: Path, runtime_dir: Path) -> AsyncIterator[Running]:
     )
     upkeep.start()
     try:
-        async with AdminServer(Address(host="127.0.0.1", port=0), upkeep) as server:
+        async with AdminServer(HttpSettings(listen=Address(host="127.0.0.1", port=0)), upkeep, FakeApi()) as server:
             yield Running(upkeep, store, recordings, server.addresses[0])
     finally:
         await upkeep.stop(deadline_seconds=5)
