@@ -84,7 +84,7 @@ class ApiPages:
     async def create_workspace(self, request: web.Request) -> Answer:
         _query(request, values.NoQuery)
         wanted = await _body(request, values.NewWorkspace)
-        changed: dict[str, object] = {"workspace": wanted.name}
+        changed: dict[str, object] = {"workspace": wanted.name.lower()}
         request[CHANGED] = changed
         made = await self._source.create_workspace(
             WantedWorkspace(wanted.name, wanted.source, wanted.branch, wanted.description), by=request[TOKEN]

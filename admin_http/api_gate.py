@@ -31,7 +31,9 @@ METHOD_CHARACTERS_MAX = 20
 _REALM = 'Bearer realm="homeport"'  # RFC 6750 §3
 
 TOKEN: web.RequestKey[ApiToken] = web.RequestKey("token", ApiToken)
-CHANGED: web.RequestKey[dict[str, object]] = web.RequestKey("changed", dict)  # what a handler made, for the journal
+CHANGED: web.RequestKey[dict[str, object]] = web.RequestKey(
+    "changed", dict
+)  # what a handler set out to change, for the journal
 
 
 class ApiGate:
@@ -62,7 +64,7 @@ class ApiGate:
             await self._write_down(request, answer, code=problem.code, **more)
         else:
             if request.method not in READING:
-                await self._write_down(request, answer, **request.get(CHANGED, {}))
+                await self._write_down(request, answer)
         return answer
 
     async def _admit(self, request: web.Request, handler: Handler) -> Answer:
@@ -109,10 +111,10 @@ class ApiGate:
         token = request.get(TOKEN)
         details = {
             "principal": None if token is None else f"token:{token.name}",
-            "method": request.method[:METHOD_CHARACTERS_MAX],
-            "path": request.path,
+            "request": f"{request.method[:METHOD_CHARACTERS_MAX]} {request.path}",
             "status": answer.status,
             **more,
+            **request.get(CHANGED, {}),
         }
         try:
             await self._source.record_access(

@@ -363,7 +363,7 @@ async def test_changes_and_refusals_are_written_down_and_reading_is_not() -> Non
         await asking(port, WORKSPACES, method="POST", body={"name": "b"})
     made, invalid, nobody, reader = api.journal
     assert (made["success"], made["principal"], made["workspace"]) == (True, "token:writer", "a")
-    assert (made["method"], made["path"], made["status"], made["client_ip"]) == ("POST", WORKSPACES, 201, "127.0.0.1")
+    assert (made["request"], made["status"], made["client_ip"]) == (f"POST {WORKSPACES}", 201, "127.0.0.1")
     assert made["user_agent"] == "curl/8"
     assert [(row["success"], row["status"], row["code"]) for row in (invalid, nobody, reader)] == [
         (False, 400, "validation_failed"),

@@ -12,7 +12,7 @@ from gateway.config import Config, settings_in_effect
 from gateway.lobby.table import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/operating.md", "docs/compatibility.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/operating.md", "docs/compatibility.md", "docs/api.md")
 
 
 def test_every_setting_is_in_the_operators_table() -> None:
