@@ -68,7 +68,7 @@ def from_library(response: web.StreamResponse) -> web.StreamResponse:
         return response
     messages = {
         400: "the request is malformed, or too large",
-        404: "there is no such page; try /healthz, /readyz or /metrics",
+        404: "there is no such page; try /healthz, /readyz, /metrics, or with a token /api/v1/openapi.json",
         405: "only GET and HEAD are answered here",
     }
     allow = response.headers.get(hdrs.ALLOW, "")

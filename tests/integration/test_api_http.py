@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from admin_http import AdminServer
+from admin_http import AdminServer, api_gate
 from admin_http.api import OPERATIONS
 from admin_http.api_source import WantedWorkspace
 from gateway.config import Address, HttpSettings
@@ -402,6 +402,21 @@ async def test_client_that_leaves_does_not_undo_what_it_began() -> None:
             while not api.journal:
                 await asyncio.sleep(0.001)
     assert [wanted.name for wanted in api.created] == ["a"]
+
+
+async def test_call_that_takes_too_long_is_undone_and_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose body does not come: each has an answer before the connection's own end."""
+    monkeypatch.setattr(api_gate, "CALL_SECONDS_MAX", 0.1)
+    api = FakeApi(before_create=asyncio.Event().wait)
+    async with serving(api) as port:
+        assert is_error(await make(port, {"name": "a"}), 503, "timeout")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"Host: localhost\r\nAuthorization: Bearer {WRITE}\r\n"
+        head += "Content-Type: application/json\r\nContent-Length: 12\r\n"
+        writer.write(f'POST {WORKSPACES} HTTP/1.1\r\n{head}\r\n{{"na'.encode())
+        assert b" 503 " in await reader.readline()
+        writer.close()
+    assert api.created == []
 
 
 async def test_document_names_every_operation_and_what_it_answers() -> None:

@@ -131,8 +131,8 @@ def test_database_holds_no_token(walled: InstalledGateway, token: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_api_keeps_what_its_document_promises() -> None:
-    """Schemathesis makes requests of the document, good and bad ones, with a token that writes and one that reads. Every
-    answer must be one that the document names, in its shape, and no failure of the gateway's own."""
+    """Schemathesis makes requests of the document, good and bad ones, with a token of either scope. Every answer must
+    be one that the document names, in its shape, and no failure of the gateway's own."""
     gateway = InstalledGateway("none", workspaces_max=6, **ASKED_OFTEN)
     try:
         gateway.set_up()
