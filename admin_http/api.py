@@ -76,7 +76,8 @@ class ApiPages:
 
     async def workspace(self, request: web.Request) -> Answer:
         _query(request, values.NoQuery)
-        found = await self._source.workspace(request.match_info["name"])
+        name = request.match_info["name"]
+        found = await self._source.workspace(name) if name.isascii() else None  # bytes that are no text are in others
         if found is None:
             raise Problem(404, "not_found", "there is no such workspace")
         return json_answer(found)

@@ -7,7 +7,9 @@ the token is known every answer is the same, so a stranger learns nothing. Chang
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import time
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -22,7 +24,7 @@ from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.ids import new_id
 from gateway.interfaces import ApiScope, ApiToken
-from gateway.log import log_failure
+from gateway.log import log_event, log_failure
 
 # Below the connection's own deadline (connection.py), so that there is an answer in time.
 CALL_SECONDS_MAX = 12.0
@@ -53,6 +55,15 @@ class ApiGate:
         return gate
 
     async def _pass(self, request: web.Request, handler: Handler) -> Answer:
+        started = time.monotonic()
+        answer = await self._answer(request, handler)
+        duration_ms = round((time.monotonic() - started) * 1000)
+        log_event(
+            Event.API_CALLED, level=logging.DEBUG, page=_page_of(request), status=answer.status, duration_ms=duration_ms
+        )
+        return answer
+
+    async def _answer(self, request: web.Request, handler: Handler) -> Answer:
         try:
             async with asyncio.timeout(CALL_SECONDS_MAX):
                 answer = await self._admit(request, handler)
@@ -155,11 +166,11 @@ def _problem_of(error: Exception) -> Problem | None:
 def _logged(request: web.Request) -> str:
     """Inside an `except` block: the traceback is in the log, by the id that the client is given."""
     error_id = new_id()
-    resource = request.match_info.route.resource
-    log_failure(
-        Event.HTTP_FAILED,
-        error_id=error_id,
-        method=request.method[:METHOD_CHARACTERS_MAX],
-        page=resource.canonical if resource is not None else "none",  # not the path, which is the client's text
-    )
+    log_failure(Event.HTTP_FAILED, error_id=error_id, page=_page_of(request))
     return error_id
+
+
+def _page_of(request: web.Request) -> str:
+    """Not the path, which is the client's text."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else f"{request.method} {resource.canonical}"

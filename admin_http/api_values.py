@@ -5,7 +5,7 @@ them all. What goes out has its shape from gateway/lobby/shapes.py; tests hold t
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -52,6 +52,13 @@ def _moment(value: object) -> object:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # 0001-01-01T00:00:00+01:00
+        raise PydanticCustomError("datetime_parsing", "this time is beyond the calendar") from None
+
+
 def _switch(value: object) -> object:
     if isinstance(value, str) and value not in ("true", "false"):
         raise PydanticCustomError("bool_parsing", "write true or false")
@@ -59,7 +66,7 @@ def _switch(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+Moment = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_in_utc)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 WorkspaceName = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 

@@ -73,6 +73,7 @@ class Event(StrEnum):
     VAULT_FAILED = "vault.failed"
 
     HTTP_FAILED = "http.failed"
+    API_CALLED = "api.called"
     METRIC_FAILED = "metric.failed"
     PROBE_FAILED = "probe.failed"
 

@@ -38,6 +38,8 @@ CONNECTION_REFUSALS = frozenset(
     {"connections_max", "connections_unauthenticated_max", "connections_unauthenticated_per_address_max"}
 )
 
+API_STATUSES = frozenset(str(status) for status in (200, 201, 400, 401, 403, 404, 405, 409, 413, 415, 429, 500, 503))
+
 _LOGIN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_BUCKETS = (0.01, 0.1, 1, 10, 60, 600, 3600)
@@ -210,7 +212,8 @@ class _Counters:
             "homeport_job_last_success_timestamp_seconds", "When a job last succeeded.", ["job"], registry=registry
         )
         self.commands = counter("commands_total", "Commands of the lobby by outcome.", "result")
-        self.http_failures = counter("http_failures_total", "Requests for health or metrics that failed in us.")
+        self.http_failures = counter("http_failures_total", "HTTP requests that failed in us.")
+        self.api_calls = counter("api_calls_total", "Calls of the HTTP API by the status of their answer.", "status")
         self.sample_failures = counter("metric_sample_failures_total", "Figures that could not be read at a scrape.")
         self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop ran a timer.", _LAG_BUCKETS)
         self._by_event: dict[Event, Callable[[Keys], None]] = self._table()
@@ -256,12 +259,15 @@ class _Counters:
             Event.COMMAND_RUN: lambda keys: self.commands.labels("run").inc(),
             Event.COMMAND_REFUSED: lambda keys: self.commands.labels("refused").inc(),
             Event.HTTP_FAILED: lambda keys: self.http_failures.inc(),
+            Event.API_CALLED: lambda keys: self.api_calls.labels(_one_of(API_STATUSES, keys.get("status"))).inc(),
         }
 
     def _start_at_zero(self) -> None:
         """Series that exist before their first event: a rate over a series that appears with 1 misses that one."""
         for result in ("accepted", *LOGIN_REFUSALS, "other"):
             self.logins.labels(result)
+        for status in API_STATUSES:
+            self.api_calls.labels(status)
         for kind in KINDS:
             for terminal in ("yes", "no"):
                 self.sessions.labels(kind, terminal)

@@ -176,8 +176,29 @@ async def test_filters_that_make_no_sense_are_refused(path: str) -> None:
 
 @pytest.mark.parametrize("until", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00%2B23:59"])
 async def test_times_at_the_ends_of_the_calendar_are_no_failure(until: str) -> None:
-    async with serving(FakeApi()) as port:
+    api = FakeApi()
+    async with serving(api) as port:
         assert (await asking(port, f"/api/v1/metrics?metric=x&until={until}")).status in (200, 400)
+        assert (await asking(port, f"/api/v1/auth-logs?since={until}")).status in (200, 400)
+    assert all(time.astimezone(UTC) for asked in api.asked for time in asked.values() if isinstance(time, datetime))
+
+
+@pytest.mark.parametrize(
+    "path", ["workspaces/%ff", "workspaces/\xff", "sessions?workspace=%ff", "sessions?workspace=\xff"]
+)
+async def test_bytes_that_are_no_text_reach_no_database(path: str) -> None:
+    """SQLite's module raises on what Python makes of them."""
+    api = FakeApi()
+    async with serving(api) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READ}\r\n\r\n"
+        writer.write(head.encode("latin-1"))
+        status = (await reader.readline()).split()[1]
+        writer.close()
+    assert status in (b"200", b"400", b"404")
+    for asked in api.asked:
+        str(asked.get("name", "")).encode()
+        str(asked.get("workspace", "")).encode()
 
 
 async def test_workspace_is_shown_by_its_name() -> None:

@@ -95,6 +95,9 @@ def test_workspace_that_is_made_can_be_entered_and_its_maker_is_on_record(walled
         ]
         made = said(walled, "log", "--workspace", "by-api", "--action", "workspace_created")
         assert [row["details"]["by"] for row in made] == ["token:tests"]  # type: ignore[attr-defined]
+        counted = call(walled.http_port, "/metrics", token=None).body.decode()
+        assert re.search(r'(?m)^homeport_api_calls_total\{status="201"\} [1-9]', counted)
+        assert "by-api" not in counted
     finally:
         walled.homeport("kill", "--workspace", "by-api")
         walled.homeport("rm", "by-api")
