@@ -109,7 +109,7 @@ async def ask(address: Address, path: str, *, method: str = "GET", host: str = "
 
 
 async def test_healthz_tells_status_version_uptime_and_warnings() -> None:
-    """Monitors depend on these names."""
+    """S175. Monitors depend on these names."""
     async with serving(FakeStatus()) as address:
         reply = await ask(address, "/healthz")
     body = reply.json()

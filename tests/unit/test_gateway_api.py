@@ -125,6 +125,7 @@ async def test_health_says_whether_a_login_would_work_and_has_the_last_sample(st
 
 
 async def test_measurements_are_told_in_the_documented_shape(store: Store, api: GatewayApi) -> None:
+    """S177 is the last line."""
     before = datetime.now(UTC)
     await store.add_metrics([Measurement("cpu_usage", 1.5, "percent", {"cpus": 2})])
     rows = await api.metrics(FIRST, metric="cpu_usage", since=before, until=datetime.now(UTC))
