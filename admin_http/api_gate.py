@@ -1,7 +1,8 @@
 """Who may come in: the one way to everything that needs a token, and the one place where calls are written down.
 
-In order: the address's share of requests, the token, the token's share, whether there is such a page, the scope. Until
-the token is known every answer is the same, so a stranger learns nothing. Changes and refusals go into the journal.
+In order: the token, its share of requests, whether there is such a page, the scope. Who has no good token is held back
+by address, and hears the same of every path. Who has one is not: programs of workspaces share the machine's loopback
+with those who look after it, and could else use up their share. Changes and refusals go into the journal.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class ApiGate:
 
     def __init__(self, source: ApiSource, settings: HttpSettings) -> None:
         self._source = source
-        self._by_address = RateLimit(settings.api_requests_per_minute_per_address)
         self._by_token = RateLimit(settings.api_requests_per_minute)
+        self._strangers = RateLimit(settings.api_strangers_per_minute)
 
     @property
     def middleware(self) -> Middleware:
@@ -79,7 +80,6 @@ class ApiGate:
         return answer
 
     async def _admit(self, request: web.Request, handler: Handler) -> Answer:
-        _hold_back(self._by_address, source_of(request.remote))
         token = await self._token(request)
         request[TOKEN] = token
         _hold_back(self._by_token, token.id)
@@ -101,6 +101,10 @@ class ApiGate:
     async def _token(self, request: web.Request) -> ApiToken:
         given = request.headers.getall(hdrs.AUTHORIZATION, [])
         scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        token = await self._source.find_token(secret.strip(" ")) if scheme.lower() == "bearer" else None
+        if token is not None:
+            return token
+        _hold_back(self._strangers, source_of(request.remote))
         if scheme.lower() != "bearer":
             raise Problem(
                 401,
@@ -108,15 +112,12 @@ class ApiGate:
                 "a token is needed, as `Authorization: Bearer TOKEN`; make one with: homeport token mint NAME",
                 headers={hdrs.WWW_AUTHENTICATE: _REALM},
             )
-        token = await self._source.find_token(secret.strip(" "))
-        if token is None:
-            raise Problem(
-                401,
-                "invalid_token",
-                "the token is unknown, revoked or expired; make one with: homeport token mint NAME",
-                headers={hdrs.WWW_AUTHENTICATE: f'{_REALM}, error="invalid_token"'},
-            )
-        return token
+        raise Problem(
+            401,
+            "invalid_token",
+            "the token is unknown, revoked or expired; make one with: homeport token mint NAME",
+            headers={hdrs.WWW_AUTHENTICATE: f'{_REALM}, error="invalid_token"'},
+        )
 
     async def _write_down(self, request: web.Request, answer: Answer, **more: object) -> None:
         token = request.get(TOKEN)

@@ -107,10 +107,11 @@ class HttpSettings(_Section):
     # Below this much free space in the state directory a login could not be recorded.
     disk_free_min_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
 
-    # Requests of the API: a minute's worth may come at once. For scripts and dashboards; a person needs a tenth.
-    api_requests_per_minute: int = Field(default=120, ge=1, le=100_000)  # for each token
-    # For each address, with or without a token: behind a proxy many tokens share one.
-    api_requests_per_minute_per_address: int = Field(default=600, ge=1, le=100_000)
+    # Calls of the API with one token; a minute's worth may come at once. For scripts and dashboards: a person needs a
+    # tenth of it.
+    api_requests_per_minute: int = Field(default=120, ge=1, le=100_000)
+    # Calls without a good token, from one address.
+    api_strangers_per_minute: int = Field(default=60, ge=1, le=100_000)
 
     _parse_listen = field_validator("listen", mode="before")(_address)
 

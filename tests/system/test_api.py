@@ -17,7 +17,7 @@ from tests.support.installed import WORKSPACE, InstalledGateway, run
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 EXAMPLES = 15  # of each operation; the coverage phase makes some 50 more
-ASKED_OFTEN = {"http_api_requests_per_minute": 100_000, "http_api_requests_per_minute_per_address": 100_000}
+ASKED_OFTEN = {"http_api_requests_per_minute": 100_000, "http_api_strangers_per_minute": 100_000}
 
 
 @pytest.fixture(scope="module")
