@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import shlex
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,9 @@ SESSIONS_PER_KEY_MAX = 32
 COMMAND_MAX_BYTES = 16 * 1024
 # After a drain's deadline: how long commands may take to undo what they had half made.
 TIDY_SECONDS = 10.0
+# What a client reads at once with the end of its connection, ssh(1) does not show.
+LAST_WORDS_SECONDS = 0.1
+_RESTARTING = "the gateway is restarting; connect again in a moment"
 _STOPPING = "the gateway is stopping; what this command had begun is undone"
 
 
@@ -90,7 +93,7 @@ class LobbyDoor:
 
     def _reason_to_refuse(self, request: SessionRequest) -> str | None:
         if self._is_draining:
-            return "the gateway is restarting; connect again in a moment"
+            return _RESTARTING
         if request.kind is SessionKind.SUBSYSTEM:
             return "the lobby has no files; connect to a workspace: sftp WORKSPACE@host"
         if self._counts[request.principal.fingerprint] >= SESSIONS_PER_KEY_MAX:
@@ -102,14 +105,19 @@ class LobbyDoor:
     async def drain(self) -> None:
         """Nothing new; what runs has as long as programs without a terminal, then it is cancelled and undone."""
         self._is_draining = True
-        for running in list(self._running):
-            if running.is_picking:
-                running.stop("the gateway is restarting; connect again in a moment")
+        idle = [running for running in self._running if running.is_picking]
+        self._stop(idle, _RESTARTING)
         if not self._is_in_hurry:
             await self._wait_ended(self._drain_seconds)
-        for running in list(self._running):
-            running.stop(_STOPPING)
+        late = list(self._running)
+        self._stop(late, _STOPPING)
         await self._wait_ended(TIDY_SECONDS, is_patient=True)
+        if idle or late:
+            await asyncio.sleep(LAST_WORDS_SECONDS)
+
+    def _stop(self, them: Iterable[_Running], why: str) -> None:
+        for running in them:
+            running.stop(why)
 
     def hurry(self) -> None:
         """Wait for nobody any more."""
