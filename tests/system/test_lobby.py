@@ -16,6 +16,7 @@ import pytest
 from gateway.lobby.table import COMMANDS
 from tests.support.installed import WORKSPACE, InstalledGateway, Result, until
 from tests.support.promises import hold_to_promises
+from tests.support.pty_client import PtyClient
 from tests.support.terminal import Terminal
 from tests.system.conftest import Lend, running
 
@@ -261,12 +262,17 @@ def test_control_c_ends_a_command_on_a_terminal(house: InstalledGateway) -> None
 
 
 def test_keys_are_pasted_on_a_terminal_and_end_with_control_d(house: InstalledGateway) -> None:
-    with lobby(house, "-t", "--", "keys", "add", "-") as terminal:
-        terminal.enter("no key at aal")
-        terminal.wait("no key at aal")
-        terminal.press("C-d")
-        assert terminal.wait_ended() == 1
-        terminal.wait("nothing was added")
+    """The echo is the lobby's: the client's own terminal has none, raw or not."""
+    command = house.ssh_command("-t", "--", "keys", "add", "-", workspace="lobby")
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
+    with PtyClient(command, environment=environment, stty=("-echo",)) as client:
+        client.type(b"no key at alk")
+        client.wait(b"no key at alk")  # from here on the client's terminal is raw
+        client.type(b"\x7fl\r")
+        client.wait(b"no key at alk\b \bl\r\n")
+        client.type(b"\x04")
+        assert client.wait_ended() == 1
+        client.wait(b"nothing was added")
 
 
 def test_the_picker_lists_finds_and_enters(house: InstalledGateway) -> None:
