@@ -347,7 +347,8 @@ class Sessions:
         most = self._config.session.terminals_per_workspace_max
         if sum(live.terminal is not None for live in self._live.values() if live.workspace.id == workspace.id) >= most:
             raise LoginRefused(
-                f"{most} terminals are open in this workspace; see: homeport sessions, and end some: homeport kill ID"
+                f"{most} terminals are open in this workspace; see: ssh lobby@host sessions, and end some with: "
+                "ssh lobby@host kill ID"
             )
 
     async def workspace_for(self, principal: Principal, login_name: str) -> Workspace:

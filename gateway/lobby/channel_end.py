@@ -53,6 +53,8 @@ class ChannelEnd:
         self._has_room = asyncio.Event()
         self.stdout = ChannelOutput(self, channel.write, ends_with_reader=True)
         self.stderr = ChannelOutput(self, channel.write_stderr)
+        # What programs printed has its own ends of lines, and a lone one means: straight down.
+        self.screen = ChannelOutput(self, channel.write, ends_with_reader=True, is_raw=True)
         self._keyboard = Keyboard(self.stderr)
         self._received = ReceivedInput()
 
@@ -139,13 +141,21 @@ class ChannelEnd:
 class ChannelOutput:
     """One of the channel's two streams (an Output)."""
 
-    def __init__(self, end: ChannelEnd, write: Callable[[bytes], None], *, ends_with_reader: bool = False) -> None:
+    def __init__(
+        self,
+        end: ChannelEnd,
+        write: Callable[[bytes], None],
+        *,
+        ends_with_reader: bool = False,
+        is_raw: bool = False,
+    ) -> None:
+        self._is_raw = is_raw
         self._end = end
         self._write = write
         self._ends_with_reader = ends_with_reader
 
     async def write(self, data: bytes) -> None:
-        if self._end.has_terminal:  # the client's is raw, so a line's end is both
+        if self._end.has_terminal and not self._is_raw:  # the client's is raw, so a line's end is both
             data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         for start in range(0, len(data), WRITE_BYTES):
             await self._end.room()

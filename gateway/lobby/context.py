@@ -65,6 +65,7 @@ class LobbyContext:
     principal: Principal | None = None  # None: the operator, on the host itself
     prog: str = "homeport"  # how the caller reaches us, for help and hints
     person: Person = field(default_factory=Nobody)
+    screen: Output | None = None  # where programs' own output goes as it is; None: to stdout like all else
     more_about_failures: str = "the gateway's log has the whole story"
 
     @property

@@ -235,6 +235,7 @@ class _Running:
             principal=self._request.principal,
             prog=PROG,
             person=end.person,
+            screen=end.screen,
         )
 
     def _has_colour(self) -> bool:

@@ -116,13 +116,14 @@ async def _play(lobby: LobbyContext, args: Namespace) -> int:
     pieces = lobby.services.recordings.play(
         session_id, speed=min(args.speed, SPEED_MAX), idle_seconds_max=args.idle_limit
     )
+    screen = lobby.screen or lobby.stdout
     try:
         async with aclosing(pieces):
             async for piece in pieces:
-                await lobby.stdout.write(piece)
+                await screen.write(piece)
     finally:
         if lobby.is_terminal:
-            await lobby.stdout.write(TERMINAL_RESET)
+            await screen.write(TERMINAL_RESET)
     return EXIT_OK
 
 

@@ -17,9 +17,10 @@ from gateway.lobby import channel_end, door, table
 from gateway.lobby.command import Command
 from gateway.lobby.context import INPUT_MAX_BYTES, LobbyContext
 from gateway.lobby.door import COMMAND_MAX_BYTES, LobbyDoor, split
+from gateway.lobby.recordings import TERMINAL_RESET
 from gateway.session import Channel
 from tests.support.channel import OWNER, SCOPED, RememberingChannel, lobby_request
-from tests.support.lobby import FakeLobby, FakeStore, session, workspace
+from tests.support.lobby import FakeLobby, FakeStore, Recording, session, workspace
 
 
 class House:
@@ -125,6 +126,15 @@ async def test_a_terminal_gets_both_ends_of_a_line_and_a_pipe_one(house: House):
     assert b"\r" not in (await house.run(b"ls")).output
     shown = (await house.run(b"ls", term="dumb")).output
     assert shown.count(b"\r\n") == shown.count(b"\n") > 1
+
+
+async def test_a_recording_is_played_byte_for_byte(house: House):
+    """A lone line feed of a full-screen program moves straight down, and must not become the end of a line."""
+    house.lobby.store.sessions = [session("01932b7e-8f3c", name="logs")]
+    house.lobby.shelf.recordings = [Recording("01932b7e-8f3c")]
+    house.lobby.shelf.pieces = [b"one\ntwo\r\n"]
+    done = await house.run(b"rec play my-app+logs", term="xterm")
+    assert done.output == b"one\ntwo\r\n" + TERMINAL_RESET
 
 
 async def test_colours_are_for_terminals_that_show_them(house: House):
