@@ -12,7 +12,12 @@ from gateway.config import Config, settings_in_effect
 from gateway.lobby.table import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/operating.md", "docs/compatibility.md", "docs/api.md")
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+)
 
 
 def test_every_setting_is_in_the_operators_table() -> None:
@@ -24,6 +29,14 @@ def test_every_command_in_the_readme_exists() -> None:
     known = {command.name for command in COMMANDS} | {command.name.split()[0] for command in COMMANDS}
     said = set(re.findall(r"homeport ([a-z]+)", (ROOT / "README.md").read_text().split("## Keys")[0]))
     assert said - known == set()
+
+
+def test_every_command_is_in_the_lobby_s_table() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs/lobby.md").read_text().splitlines() if line.startswith("| `")]
+    told = {name: row[2].strip() for row in rows if len(row) == 5 for name in re.findall(r"`([^`]+)`", row[1])}
+    for command in COMMANDS:
+        who = "host" if command.on_host_only else "all" if command.for_scoped_keys else "owners"
+        assert told.get(command.name) == who, f"say in docs/lobby.md who may run `{command.name}`"
 
 
 @pytest.mark.parametrize("page", PAGES)
