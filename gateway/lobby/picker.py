@@ -10,7 +10,7 @@ import asyncio
 import codecs
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -26,7 +26,8 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
-from gateway.lobby.picker_state import Choice, PickerState
+from gateway.errors import GatewayError
+from gateway.lobby.picker_state import Choice, Entry, PickerState
 
 if TYPE_CHECKING:
     from gateway.lobby.channel_end import ChannelEnd
@@ -38,19 +39,26 @@ KEYS_WAITING_MAX_BYTES = 4096
 KEYS_PER_TURN_BYTES = 256
 # An arrow key begins with the same byte as Esc; over a slow line the rest comes a little later.
 ESCAPE_SECONDS = 0.1
+REFRESH_SECONDS = 3.0  # two short questions to the database
 RESIZE_SECONDS = 0.05  # a window that is being dragged is drawn anew at this pace
 
 
-async def pick(state: PickerState, end: ChannelEnd, *, term: str, theme: Theme, has_colour: bool) -> Choice:
+Look = Callable[[], Awaitable[list[Entry]]]
+
+
+async def pick(state: PickerState, end: ChannelEnd, *, look: Look, term: str, theme: Theme, has_colour: bool) -> Choice:
     """Show it until something is chosen. Whichever way it ends, the client's screen is as it was before."""
-    return await _Picker(state, end, term=term, theme=theme, has_colour=has_colour).run()
+    return await _Picker(state, end, look, term=term, theme=theme, has_colour=has_colour).run()
 
 
 class _Picker:
     """One picker (a `KeyTaker` of the channel)."""
 
-    def __init__(self, state: PickerState, end: ChannelEnd, *, term: str, theme: Theme, has_colour: bool) -> None:
+    def __init__(
+        self, state: PickerState, end: ChannelEnd, look: Look, *, term: str, theme: Theme, has_colour: bool
+    ) -> None:
         self._state = state
+        self._look = look
         self._end = end
         self._keys = _Keys(lambda: not end.channel.is_writing_paused)
         self._screen = _Screen(end)
@@ -74,6 +82,7 @@ class _Picker:
         loop = asyncio.get_running_loop()
         try:
             return await self._application.run_async(
+                pre_run=self._begin,
                 handle_sigint=False,
                 set_exception_handler=False,
                 slow_callback_duration=loop.slow_callback_duration,
@@ -84,6 +93,22 @@ class _Picker:
             if self._resizing is not None:
                 self._resizing.cancel()
             typeahead._buffer.pop(self._keys.typeahead_hash(), None)  # kept for ever otherwise
+
+    def _begin(self) -> None:
+        self._application.create_background_task(self._keep_fresh())  # cancelled at the end of the run
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            if self._end.channel.is_writing_paused:
+                continue
+            try:
+                entries = await self._look()
+            except GatewayError:
+                continue  # the database does not answer, and is in the log; the list stays as it was
+            if entries != self._state.entries:
+                self._state.refresh(entries)
+                self._application.invalidate()
 
     # ------------------------------------------------------------------------------------- the channel (KeyTaker)
 
@@ -100,6 +125,7 @@ class _Picker:
     # ------------------------------------------------------------------------------------------------- drawing
 
     def _draw_anew(self) -> None:
+        """Not at once: a window that is dragged changes all the time, and a client that does not read waits."""
         self._resizing = None
         if self._end.channel.is_writing_paused:
             self.resized()

@@ -95,6 +95,14 @@ class PickerState:
     def __post_init__(self) -> None:
         self.shown = list(self.entries)
 
+    def refresh(self, entries: list[Entry]) -> None:
+        """What there is by now; whoever is about to press Enter still means the same."""
+        chosen = self.shown[self.index].login_name if self.shown else None
+        self.entries = entries
+        self.shown = self._matching()
+        names = [entry.login_name for entry in self.shown]
+        self.index = names.index(chosen) if chosen in names else max(0, min(self.index, len(names) - 1))
+
     # ------------------------------------------------------------------------------------------------------ keys
 
     def move(self, by: int) -> None:
@@ -137,8 +145,11 @@ class PickerState:
 
     def _look_for(self, text: str) -> None:
         self.filter = text
-        self.shown = [entry for entry in self.entries if text.lower() in entry.login_name]
+        self.shown = self._matching()
         self.index = self.top = 0
+
+    def _matching(self) -> list[Entry]:
+        return [entry for entry in self.entries if self.filter.lower() in entry.login_name]
 
     # --------------------------------------------------------------------------------------------------- drawing
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.lobby.command import EXIT_OK, EXIT_USAGE
-from gateway.lobby.picker_state import Choice, MakeNew, PickerState, entries_of
+from gateway.lobby.picker_state import Choice, Entry, MakeNew, PickerState, entries_of
 from gateway.lobby.run import run_command
 from gateway.lobby.themes import theme_of
 from gateway.lobby.workspaces import visible
@@ -29,12 +29,16 @@ async def show_picker(lobby: LobbyContext, end: ChannelEnd, *, term: str) -> Cho
     """List what whoever asks may enter, and wait for a choice. Cancelled, it leaves the client's screen as it was."""
     principal = lobby.principal
     assert principal is not None
-    workspaces = visible(lobby, await lobby.services.store.list_workspaces())
-    sessions = await lobby.services.store.list_sessions(limit=SESSIONS_MAX, workspaces=lobby.scope)
-    state = PickerState(entries_of(workspaces, sessions, principal), who=lobby.who, may_make=principal.is_owner)
+
+    async def look() -> list[Entry]:
+        workspaces = visible(lobby, await lobby.services.store.list_workspaces())
+        sessions = await lobby.services.store.list_sessions(limit=SESSIONS_MAX, workspaces=lobby.scope)
+        return entries_of(workspaces, sessions, principal)
+
+    state = PickerState(await look(), who=lobby.who, may_make=principal.is_owner)
     theme = await theme_of(lobby)
     picker = await asyncio.to_thread(_load)
-    choice: Choice = await picker.pick(state, end, term=term, theme=theme, has_colour=lobby.has_colour)
+    choice: Choice = await picker.pick(state, end, look=look, term=term, theme=theme, has_colour=lobby.has_colour)
     return choice
 
 

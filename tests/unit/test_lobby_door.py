@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import UsageWrong
 from gateway.interfaces import SessionKind, SessionRequest, WindowSize
-from gateway.lobby import channel_end, door, table
+from gateway.lobby import channel_end, door, picker, table
 from gateway.lobby.command import Command
 from gateway.lobby.context import INPUT_MAX_BYTES, LobbyContext
 from gateway.lobby.door import COMMAND_MAX_BYTES, LobbyDoor, split
@@ -347,6 +347,15 @@ async def test_enter_hands_the_channel_on_with_the_name_that_was_chosen_and_the_
     ]
     assert (channel.sink, channel.status) == (None, None)  # nobody's, and open
     assert channel.output.endswith(b"\x1b[?25h\x1b[?1049l\x1b[?2004l")  # cursor, screen and paste as they were
+
+
+async def test_a_session_that_begins_meanwhile_appears(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(picker, "REFRESH_SECONDS", 0.01)
+    async with picking(house) as (task, channel):
+        house.lobby.store.sessions = [session("1", name="logs")]
+        await channel.until(lambda: b"my-app+logs" in channel.output)
+        channel.type(b"q")
+        await task
 
 
 @pytest.mark.parametrize("keys", [b"q", b"\x03", b"\x1b", b"\x04"])

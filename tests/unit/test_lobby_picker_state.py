@@ -72,6 +72,18 @@ def test_typing_finds_and_erasing_shows_all_again():
     assert len(picker.shown) == 3
 
 
+def test_a_list_that_changes_keeps_what_is_chosen_and_what_was_typed():
+    picker = state("demo", "my-app", "my-lib")
+    picker.type("my")
+    picker.move(1)
+    picker.refresh([Entry(name, "-", "") for name in ("a-new-one", "my-app", "my-app+logs", "my-lib")])
+    assert (picker.choose(), len(picker.shown)) == (Attach("my-lib"), 3)
+    picker.refresh([Entry("my-app", "-", "")])
+    assert picker.choose() == Attach("my-app")
+    picker.refresh([])
+    assert picker.choose() is None
+
+
 def test_nothing_found_is_said_and_enter_waits():
     picker = state("demo")
     picker.type("zzz")
