@@ -38,6 +38,10 @@ class KeyTaker(Protocol):
         """The client reads again."""
         ...
 
+    def end(self) -> None:
+        """Nothing more will be typed."""
+        ...
+
 
 class ChannelEnd:
     """Attach it to the channel; it is the sink until `leave` or `finish`."""
@@ -49,6 +53,7 @@ class ChannelEnd:
         self.is_unwanted = False  # whoever read our output has left
         self.on_interrupt: Callable[[], None] = _nobody_minds
         self.key_taker: KeyTaker | None = None
+        self._has_ended = False
         self._has_terminal = terminal is not None
         self._has_room = asyncio.Event()
         self.stdout = ChannelOutput(self, channel.write, ends_with_reader=True)
@@ -65,6 +70,13 @@ class ChannelEnd:
     @property
     def person(self) -> Person:
         return TypingPerson(self._keyboard, self.stderr) if self._has_terminal else Nobody()
+
+    def give_keys(self, taker: KeyTaker) -> None:
+        """What was typed ahead, then everything as it comes, until `key_taker` is None again."""
+        self.key_taker = taker
+        taker.feed(self._keyboard.take())
+        if self._has_ended:
+            taker.end()
 
     @property
     def has_terminal(self) -> bool:
@@ -111,8 +123,11 @@ class ChannelEnd:
             self._keyboard.feed(data)
 
     def eof_received(self) -> None:
+        self._has_ended = True
         self._received.end()
         self._keyboard.end()
+        if self.key_taker is not None:
+            self.key_taker.end()
 
     def window_changed(self, size: WindowSize) -> None:
         self.size = size

@@ -55,6 +55,12 @@ class Keyboard:
         self._has_ended = True
         self._came.set()
 
+    def take(self) -> bytes:
+        """What was typed and not read yet, for whoever has the keys from now on."""
+        typed = bytes(self._typed)
+        self._typed.clear()
+        return typed
+
     async def read_line(self, *, is_secret: bool = False) -> str | None:
         """One line without its end; None: Ctrl-D on an empty line, or nothing more comes."""
         line = _Line()

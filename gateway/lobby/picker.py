@@ -78,7 +78,7 @@ class _Picker:
         self._application.terminal_size_polling_interval = None  # the client says so
 
     async def run(self) -> Choice:
-        self._end.key_taker = self
+        self._end.give_keys(self)
         loop = asyncio.get_running_loop()
         try:
             return await self._application.run_async(
@@ -87,6 +87,8 @@ class _Picker:
                 set_exception_handler=False,
                 slow_callback_duration=loop.slow_callback_duration,
             )
+        except EOFError:
+            return None
         finally:
             self._end.key_taker = None
             self._screen.is_closed = True
@@ -121,6 +123,9 @@ class _Picker:
 
     def has_room(self) -> None:
         self._keys.go_on()
+
+    def end(self) -> None:
+        self._keys.end()
 
     # ------------------------------------------------------------------------------------------------- drawing
 
@@ -212,14 +217,20 @@ class _Keys(Input):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._ready: Callable[[], None] | None = None
         self._is_scheduled = False
+        self._has_ended = False
 
     def feed(self, data: bytes) -> None:
         """What is typed faster than that was not meant."""
         self._waiting += data[: max(0, KEYS_WAITING_MAX_BYTES - len(self._waiting))]
         self.go_on()
 
+    def end(self) -> None:
+        self._has_ended = True
+        self.go_on()
+
     def go_on(self) -> None:
-        if self._waiting and not self._is_scheduled and self._ready is not None and self._may_draw():
+        has_news = bool(self._waiting) or self._has_ended
+        if has_news and not self._is_scheduled and self._ready is not None and self._may_draw():
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
@@ -227,7 +238,8 @@ class _Keys(Input):
         self._is_scheduled = False
         if self._ready is not None:
             self._ready()
-            self.go_on()
+            if self._waiting:
+                self.go_on()
 
     def read_keys(self) -> list[KeyPress]:
         piece = bytes(self._waiting[:KEYS_PER_TURN_BYTES])
@@ -267,7 +279,7 @@ class _Keys(Input):
 
     @property
     def closed(self) -> bool:
-        return False  # the channel's end cancels the picker
+        return self._has_ended and not self._waiting
 
     def fileno(self) -> int:
         raise io.UnsupportedOperation("keys from a channel have no descriptor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -347,6 +348,31 @@ async def test_enter_hands_the_channel_on_with_the_name_that_was_chosen_and_the_
     ]
     assert (channel.sink, channel.status) == (None, None)  # nobody's, and open
     assert channel.output.endswith(b"\x1b[?25h\x1b[?1049l\x1b[?2004l")  # cursor, screen and paste as they were
+
+
+@pytest.mark.parametrize(("typed", "entered"), [(b"secr\r", ["secret"]), (b"", []), (b"zzz\r", [])])
+async def test_keys_typed_ahead_count_and_an_input_that_ends_leaves(house: House, typed: bytes, entered: list[str]):
+    """`ssh -tt lobby@host < keys` does not wait for ever."""
+    task, channel = house.begin(lobby_request(None, term="xterm"))
+    await channel.until(lambda: channel.sink is not None)
+    channel.type(typed)
+    assert channel.sink is not None
+    channel.sink.eof_received()
+    await asyncio.wait_for(task, 5)
+    assert [request.login_name for request in house.served] == entered
+    assert channel.status == (None if entered else 0)
+
+
+async def test_no_bytes_whatever_break_the_picker(house: House):
+    noise = random.Random(7)
+    async with picking(house) as (task, channel):
+        for _ in range(200):
+            pieces = [b"\x1b[", b"\x1bO", b"\x1b[200~", b"\x1b[201~", b"\x1b[1;1R", b"\x1b[M !!", noise.randbytes(8)]
+            channel.type(b"x" + noise.choice(pieces).translate(None, b"\x03\x04\r\nq"))
+            await asyncio.sleep(0)
+        channel.type(b"\x1b[201~\x03")
+        await asyncio.wait_for(task, 5)
+    assert channel.status == 0
 
 
 async def test_a_session_that_begins_meanwhile_appears(house: House, monkeypatch: pytest.MonkeyPatch):
