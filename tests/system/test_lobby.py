@@ -15,10 +15,9 @@ import pytest
 
 from gateway.lobby.table import COMMANDS
 from tests.support.installed import WORKSPACE, InstalledGateway, Result, until
-from tests.support.promises import hold_to_promises
 from tests.support.pty_client import PtyClient
 from tests.support.terminal import Terminal
-from tests.system.conftest import Lend, running
+from tests.system.conftest import running
 
 SSH, HOST = "ssh", "host"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB%s guest"
@@ -76,10 +75,10 @@ ON_HOST_ONLY = {command.name for command in COMMANDS if command.on_host_only}
 
 
 @pytest.fixture(scope="module")
-def house(lend_gateway: Lend) -> Iterator[InstalledGateway]:
-    """A gateway with what the commands of the table need: workspaces, spare keys, sessions that run and wait."""
-    gateway = lend_gateway("none")
+def house() -> Iterator[InstalledGateway]:
+    """A gateway of its own, with what the commands of the table need: workspaces, spare keys, sessions that run and wait."""
     with ExitStack() as stack:
+        gateway = stack.enter_context(contextmanager(running)(InstalledGateway("none")))
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
         for way in (SSH, HOST):
             gateway.homeport("new", f"for-{way}")
@@ -92,8 +91,6 @@ def house(lend_gateway: Lend) -> Iterator[InstalledGateway]:
         kept.wait("later")
         yield gateway
         gateway.homeport("kill", "--workspace", WORKSPACE)
-    gateway.homeport("theme", "set", "default")
-    hold_to_promises(gateway)
 
 
 @pytest.fixture(scope="module")
