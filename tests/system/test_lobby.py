@@ -76,7 +76,7 @@ ON_HOST_ONLY = {command.name for command in COMMANDS if command.on_host_only}
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[InstalledGateway]:
-    """A gateway of its own, with what the commands of the table need: workspaces, spare keys, sessions that run and wait."""
+    """A gateway of its own, with what the commands need: workspaces, spare keys, sessions that run."""
     with ExitStack() as stack:
         gateway = stack.enter_context(contextmanager(running)(InstalledGateway("none")))
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
