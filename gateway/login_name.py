@@ -52,6 +52,8 @@ def parse_login_name(text: str) -> LoginName:
             f"this is not a workspace name (up to {NAME_LENGTH_MAX} of a-z 0-9 _ -, beginning with a letter or digit); "
             "connect as: ssh WORKSPACE@host"
         )
+    if plus and is_lobby(workspace):
+        raise LoginRefused("the lobby has no sessions; connect as: ssh lobby@host")
     if plus and not _SESSION.fullmatch(session):
         raise LoginRefused(
             f"this is not a session name (up to {NAME_LENGTH_MAX} of a-z 0-9 _ . -, beginning with a letter or digit); "

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.errors import UsageWrong
+from gateway.errors import GatewayError, UsageWrong
 from gateway.events import Event
 from gateway.interfaces import SessionKind
 from gateway.lobby.channel_end import ChannelEnd
@@ -49,7 +49,6 @@ LAST_WORDS_SECONDS = 0.1
 _RESTARTING = "the gateway is restarting; connect again in a moment"
 _STOPPING = "the gateway is stopping; what this command had begun is undone"
 
-
 ServeSession = Callable[["SessionRequest", "Channel"], Awaitable[None]]
 
 
@@ -80,6 +79,9 @@ class LobbyDoor:
         picked = None
         try:
             picked = await running.run()
+        except asyncio.CancelledError:
+            channel.refuse(_RESTARTING)
+            raise
         except Exception:
             log_failure(Event.COMMAND_FAILED, principal=request.principal.name, reason="lobby")
             channel.refuse("internal error; the gateway's log has the whole story", EXIT_REFUSED)
@@ -185,6 +187,10 @@ class _Running:
             if self._request.kind is SessionKind.SHELL and self._has_screen():
                 return await self._pick(lobby)
             return await self._run_typed(lobby)
+        except GatewayError as error:  # of the picker; a command has said its own
+            log_event(Event.COMMAND_REFUSED, principal=lobby.who, error_code=error.code, reason=error.detail)
+            await lobby.note(error.user_message)
+            return EXIT_REFUSED
         except BrokenPipeError:
             return EXIT_BROKEN_PIPE
         except ConnectionError as error:

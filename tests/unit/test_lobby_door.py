@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.errors import UsageWrong
-from gateway.interfaces import SessionKind, SessionRequest, WindowSize
+from gateway.errors import StoreUnavailable, UsageWrong
+from gateway.interfaces import SessionKind, SessionRequest, WindowSize, Workspace
 from gateway.lobby import channel_end, door, picker, table
 from gateway.lobby.command import Command
 from gateway.lobby.context import INPUT_MAX_BYTES, LobbyContext
@@ -348,6 +348,15 @@ async def test_enter_hands_the_channel_on_with_the_name_that_was_chosen_and_the_
     ]
     assert (channel.sink, channel.status) == (None, None)  # nobody's, and open
     assert channel.output.endswith(b"\x1b[?25h\x1b[?1049l\x1b[?2004l")  # cursor, screen and paste as they were
+
+
+async def test_a_database_that_does_not_answer_is_said_in_words(house: House, monkeypatch: pytest.MonkeyPatch):
+    async def fail(**_: object) -> list[Workspace]:
+        raise StoreUnavailable("the disk with the database is full; free some space on it")
+
+    monkeypatch.setattr(house.lobby.store, "list_workspaces", fail)
+    done = await house.run(None, term="xterm")
+    assert (done.status, b"the disk with the database is full" in done.errors) == (1, True)
 
 
 @pytest.mark.parametrize(("typed", "entered"), [(b"secr\r", ["secret"]), (b"", []), (b"zzz\r", [])])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import LoginRefused
-from gateway.login_name import LoginName, parse_login_name
+from gateway.login_name import LoginName, is_lobby, parse_login_name
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,10 @@ def test_no_text_does_worse_than_a_refusal(text: str) -> None:
         return
     assert parsed.workspace == parsed.workspace.lower()
     assert not set(parsed.workspace) & set("/.\0\n ")
+
+
+def test_the_lobby_has_no_sessions() -> None:
+    assert is_lobby("Lobby")
+    assert not is_lobby("lobby+x")
+    with pytest.raises(LoginRefused, match="the lobby has no sessions"):
+        parse_login_name("lobby+x")
