@@ -57,12 +57,16 @@ from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
 from gateway.state import Places, StateLock
 from gateway.store.store import Store
+from gateway.upkeep.schedule import Job
 from gateway.upkeep.upkeep import Sources, Upkeep
 from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard, remove_half_made
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
+# Whether the GitHub token is due for renewal; whoever needs it asks for that as well (github_tokens.py).
+GITHUB_CRON = "*/5 * * * *"
+GITHUB_SECONDS_MAX = 120.0
 
 
 class Gateway:
@@ -214,7 +218,9 @@ class Gateway:
                 live_session_ids=lambda: [live.session.session_id for live in self.sessions.live()],
                 connection_count=lambda: self.ssh.connection_count,
                 warnings=self._public_warnings,
+                github_expires_seconds=self.github.tokens.expires_seconds,
             ),
+            more_jobs=[Job("github", GITHUB_CRON, self.github.tokens.refresh_if_due, GITHUB_SECONDS_MAX)],
         )
 
     async def _build_doors(self, host_keys: list[Any]) -> None:
@@ -274,7 +280,7 @@ class Gateway:
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
                         stop=self.begin_stop, reload=self.replacement.reload, disconnect=self._disconnect_key,
                         ends_at=self.idle.ends_at, shells=installed_shells, way_in=self._way_into,
-                        own_name=own_name)  # fmt: skip
+                        own_name=own_name, github=lambda: self.github)  # fmt: skip
 
     def _disconnect_key(self, fingerprint: str) -> int:
         return self.ssh.disconnect_key(fingerprint)  # which is built after the commands that it serves

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from gateway.caller_keys import TRIAL_KEY
 from gateway.config import Config, config_file, load_config
 from gateway.errors import CommandRefused
+from gateway.github_account import GithubAccount
 from gateway.ids import new_id
 from gateway.interfaces import Keepers, Workspace
 from gateway.launchers.choose import choose_launcher
@@ -29,7 +30,7 @@ from gateway.log import set_up_logging
 from gateway.privileges import become
 from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import Archive
-from gateway.services import ArchiveShelf, Programs, database_file, own_name, way_into
+from gateway.services import ArchiveShelf, Programs, database_file, github_account, own_name, way_into
 from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
 from gateway.store.migrate import migrate, schema_status
 from gateway.store.store import Store
@@ -120,6 +121,7 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         shells=installed_shells,
         way_in=on_demand.way_into,
         own_name=own_name,
+        github=on_demand.github,
     )
 
 
@@ -128,7 +130,7 @@ async def _refuse_reload(say: object) -> None:
 
 
 class _OnDemand:
-    """SessionControl and WorkspaceYard of the lobby; launcher and keepers are made at the first use."""
+    """What the lobby's commands act on; launcher, keepers and GitHub account are made at the first use."""
 
     def __init__(self, config: Config, places: Places, store: Store, resources: AsyncExitStack) -> None:
         self._config = config
@@ -137,6 +139,13 @@ class _OnDemand:
         self._resources = resources
         self._launcher: KeeperLauncher | None = None
         self._keepers: Keepers | None = None
+        self._github: GithubAccount | None = None
+
+    def github(self) -> GithubAccount:
+        if self._github is None:
+            self._github = github_account(self._config, self._places, self._store)
+            self._resources.push_async_callback(self._github.close)
+        return self._github
 
     async def kill(self, session_id: str) -> None:
         await (await self._programs()).kill(session_id)

@@ -44,6 +44,7 @@ class GithubStatus:
     """What `github status` shows."""
 
     is_logged_in: bool
+    host: str  # whose account it is: "github.com"
     login: str | None = None  # also of a login that has ended
     name: str | None = None
     email: str | None = None
@@ -67,6 +68,7 @@ class LoggedOut:
     is_revoked: bool = False
     is_personal: bool = False
     why_not_revoked: str = ""
+    by_hand_url: str = ""  # where its owner revokes it
 
 
 class GithubAccount:
@@ -103,6 +105,11 @@ class GithubAccount:
         return await self.tokens.rotate_vault()
 
     # ------------------------------------------------------------------------------------------ logging in and out
+
+    @property
+    def scopes(self) -> str:
+        """What a device login asks for."""
+        return self._settings.scopes
 
     async def begin_device_login(self) -> DeviceCode:
         """Raises CommandRefused without an app's client_id."""
@@ -150,6 +157,7 @@ class GithubAccount:
             is_revoked=not is_personal and bool(secrets) and not why_not,
             is_personal=is_personal,
             why_not_revoked=why_not,
+            by_hand_url=f"{self._settings.web_url}/settings/{'tokens' if is_personal else 'applications'}",
         )
 
     async def status(self) -> GithubStatus:
@@ -159,7 +167,7 @@ class GithubAccount:
         if row.token is not None and self.tokens.seconds_left(row) > 0:
             check = await self._checked(row.token)
             row = await self.tokens.row()  # which that may have changed
-        return _status(row, check)
+        return _status(row, check, host=urlsplit(self._settings.web_url).netloc)
 
     async def _take(self, issued: IssuedTokens, *, is_personal: bool) -> GithubUser:
         try:
@@ -277,12 +285,13 @@ def _profile(user: GithubUser, *, is_personal: bool, now: datetime) -> dict[str,
     }
 
 
-def _status(row: GithubRow, check: str | None) -> GithubStatus:
+def _status(row: GithubRow, check: str | None, *, host: str) -> GithubStatus:
     profile = row.profile
     scopes = profile.get("scopes")
     has_failed = profile.get("refresh_failed_at") is not None
     return GithubStatus(
         is_logged_in=row.token is not None,
+        host=host,
         login=_text(profile, "login"),
         name=_text(profile, "name"),
         email=_text(profile, "email"),

@@ -17,12 +17,15 @@ from gateway.public_key import parse_public_key
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from gateway.interfaces import AccessKey
     from gateway.lobby.command import Parser
     from gateway.lobby.context import LobbyContext
     from gateway.public_key import PublicKey
+
+    NameOf = Callable[[PublicKey], str]
 
 KEYS_PER_FILE_MAX = 200
 NAME_LENGTH_MAX = 100
@@ -37,6 +40,11 @@ class _Wanted:
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="public keys, one a line; - reads standard input")
     parser.add_argument("--name", metavar="N", help="who this is (default: the key's comment)")
+    limit_arguments(parser)
+
+
+def limit_arguments(parser: Parser) -> None:
+    """What new keys may do, for every command that adds some."""
     parser.add_argument("--workspaces", metavar="A,B", help="the only workspaces it may enter (default: all)")
     parser.add_argument(
         "--forwarding", choices=FORWARDING, help="how far its forwards may reach (default: as each workspace says)"
@@ -47,15 +55,20 @@ def _add_arguments(parser: Parser) -> None:
 
 async def _add(lobby: LobbyContext, args: Namespace) -> int:
     """All or nothing: every line is read and checked before the first key is stored."""
-    expires_at = None if args.expires is None else parse_moment(args.expires)
-    scope = await _scope(lobby, args.workspaces)
+    await checked_limits(lobby, args)
     keys = _parse(await lobby.stdin.read_all(), source=args.file)
+    return await admit(lobby, keys, args, name_of=lambda key: args.name or _usual_name(key, args.file))
+
+
+async def admit(lobby: LobbyContext, keys: list[PublicKey], args: Namespace, *, name_of: NameOf) -> int:
+    """Let the keys in, all or none, within the limits of `args` (`--name` and those of `limit_arguments`)."""
+    expires_at, scope = await checked_limits(lobby, args)
     known = {key.fingerprint: key for key in await lobby.services.store.list_keys()}
     _refuse_changes(lobby, [known[key.fingerprint] for key in keys if key.fingerprint in known], args)
     for parsed in keys:
         if parsed.fingerprint in known:
             await lobby.note(f"already there as {_shown(known[parsed.fingerprint])}")
-    wanted = _named([key for key in keys if key.fingerprint not in known], known.values(), args)
+    wanted = _named([key for key in keys if key.fingerprint not in known], known.values(), args, name_of)
     added: list[AccessKey] = []
     try:
         for one in wanted:
@@ -81,6 +94,11 @@ async def _add(lobby: LobbyContext, args: Namespace) -> int:
         for key in added:
             await lobby.print(f"added {_shown(key)}")
     return EXIT_OK
+
+
+async def checked_limits(lobby: LobbyContext, args: Namespace) -> tuple[datetime | None, frozenset[str] | None]:
+    """When keys with these arguments expire, and the workspaces they may enter. Raises UsageWrong, CommandRefused."""
+    return None if args.expires is None else parse_moment(args.expires), await _scope(lobby, args.workspaces)
 
 
 async def _scope(lobby: LobbyContext, text: str | None) -> frozenset[str] | None:
@@ -134,12 +152,12 @@ def _refuse_changes(lobby: LobbyContext, known: list[AccessKey], args: Namespace
         )
 
 
-def _named(keys: list[PublicKey], known: Iterable[AccessKey], args: Namespace) -> list[_Wanted]:
+def _named(keys: list[PublicKey], known: Iterable[AccessKey], args: Namespace, name_of: NameOf) -> list[_Wanted]:
     """Give each key a name of its own: `ana`, `ana-2`, …"""
     taken = {key.name for key in known}
     wanted = []
     for key in keys:
-        base = args.name or _usual_name(key, args.file)
+        base = name_of(key)
         if args.name and len(keys) == 1 and base in taken:
             raise NameTaken(f'there is a key named "{clean(base)}"; choose another --name')
         name = base

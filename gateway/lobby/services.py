@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
+    from gateway.github import DeviceCode, GithubUser, RepositoryPage
+    from gateway.github_account import GithubStatus, LoggedOut
     from gateway.interfaces import (
         AccessKey,
         ApiScope,
@@ -169,6 +171,35 @@ class RecordingShelf(Protocol):
         ...
 
 
+class GithubDesk(Protocol):
+    """The owner's GitHub account (gateway/github_account.py)."""
+
+    @property
+    def scopes(self) -> str:
+        """What a device login asks for, with spaces between."""
+        ...
+
+    async def begin_device_login(self) -> DeviceCode: ...
+
+    async def finish_device_login(self, code: DeviceCode) -> GithubUser:
+        """Waits for the person, for minutes. Cancelled, it leaves nothing."""
+        ...
+
+    async def login_with_token(self, token: str) -> GithubUser: ...
+
+    async def logout(self) -> LoggedOut: ...
+
+    async def status(self) -> GithubStatus: ...
+
+    async def repositories(self, *, search: str | None, page: int, limit: int) -> RepositoryPage: ...
+
+    async def user_keys(self, login: str) -> list[str]: ...
+
+    async def rotate_vault(self) -> int:
+        """How many old keys there were."""
+        ...
+
+
 class BackupMade(Protocol):
     """What a backup run did (gateway/upkeep)."""
 
@@ -206,3 +237,4 @@ class Services:
     shells: Callable[[], Sequence[str]]  # installed login shells, as paths, the usual one first
     way_in: Callable[[Workspace], Awaitable[WayIn]]  # its host is the one listened on
     own_name: Callable[[], Awaitable[str | None]]  # this machine's name on the network, if it has one
+    github: Callable[[], GithubDesk]  # made when it is first asked for

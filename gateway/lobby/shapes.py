@@ -12,6 +12,8 @@ from gateway.way_in import code_command, config_entry, ssh_command
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gateway.github import GithubRepository
+    from gateway.github_account import GithubStatus
     from gateway.interfaces import (
         AccessKey,
         ApiToken,
@@ -179,4 +181,38 @@ def backup_shape(backup: BackupMade) -> Shape:
         "size_bytes": backup.size_bytes,
         "duration_ms": round(backup.duration_ms),
         "pruned_count": backup.pruned_count,
+    }
+
+
+def github_status_shape(status: GithubStatus) -> Shape:
+    kind = "personal" if status.is_personal else "device"
+    return {
+        "logged_in": status.is_logged_in,
+        "host": status.host,
+        "login": status.login,
+        "name": status.name,
+        "email": status.email,
+        "scopes": None if status.scopes is None else list(status.scopes),
+        "kind": kind if status.is_logged_in else None,
+        "renewable": status.is_renewable,
+        "expires_at": moment(status.expires_at),
+        "logged_in_at": moment(status.logged_in_at),
+        "refreshed_at": moment(status.refreshed_at),
+        "refresh_failed_at": moment(status.refresh_failed_at),
+        "refresh_failure": status.refresh_failure,
+        "ended": status.ended,
+        "check": status.check,
+    }
+
+
+def repository_shape(repository: GithubRepository, workspace: str | None) -> Shape:
+    return {
+        "id": repository.id,
+        "full_name": repository.full_name,
+        "default_branch": repository.default_branch,
+        "is_private": repository.is_private,
+        "is_archived": repository.is_archived,
+        "description": repository.description,
+        "pushed_at": moment(repository.pushed_at),
+        "workspace": workspace,
     }

@@ -9,6 +9,7 @@ from gateway.errors import CommandRefused, UsageWrong
 from gateway.lobby import (
     about,
     connect,
+    github,
     journal,
     keys,
     operations,
@@ -37,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     *connect.COMMANDS,
     *keys.COMMANDS,
     *tokens.COMMANDS,
+    *github.COMMANDS,
     *sessions.COMMANDS,
     *recordings.COMMANDS,
     *journal.COMMANDS,

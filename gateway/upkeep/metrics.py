@@ -32,7 +32,7 @@ from gateway.log import log_failure
 KINDS = frozenset(kind.value for kind in SessionKind)
 END_REASONS = frozenset(reason.value for reason in EndReason)
 FORWARD_KINDS = frozenset(kind.value for kind in ForwardKind)
-JOBS = frozenset({"metrics", "maintenance", "backup"})
+JOBS = frozenset({"metrics", "maintenance", "backup", "github"})
 LOGIN_REFUSALS = frozenset({"unknown_key", "bad_signature", "no_key"})
 CONNECTION_REFUSALS = frozenset(
     {"connections_max", "connections_unauthenticated_max", "connections_unauthenticated_per_address_max"}

@@ -60,7 +60,7 @@ class UpkeepRecordings(RetentionRecordings, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the app tells upkeep about the rest of the gateway. Cheap, in memory, on the event loop."""
+    """What the app tells upkeep about the rest of the gateway. Cheap, on the event loop."""
 
     is_serving: Callable[[], bool]
     probe_keeper: Callable[[], Awaitable[object]]  # raises when no program could be started
@@ -68,6 +68,7 @@ class Sources:
     live_session_ids: Callable[[], Sequence[str]]
     connection_count: Callable[[], int]
     warnings: Callable[[], Sequence[str]]
+    github_expires_seconds: Callable[[], Awaitable[float | None]]  # None: no token, or one that does not expire
 
 
 class Upkeep:
@@ -83,6 +84,7 @@ class Upkeep:
         store: UpkeepStore,
         recordings: UpkeepRecordings,
         sources: Sources,
+        more_jobs: Sequence[Job] = (),
     ) -> None:
         self._sources = sources
         self._version = version
@@ -127,6 +129,7 @@ class Upkeep:
                     BACKUP_SECONDS_MAX,
                     is_overdue=self.backups.is_overdue,
                 ),
+                *more_jobs,
             ]
         )
         self.metrics.sample("recordings_size_bytes", "All recordings, compressed.", recordings.total_bytes)
@@ -188,6 +191,11 @@ def _add_figures(metrics: Metrics, state_dir: Path, database_file: Path, backups
 
     metrics.sample("sessions", "Sessions by kind and status.", sources.session_counts, labels=("kind", "status"))
     metrics.sample("connections_open", "SSH connections open now.", sources.connection_count)
+    metrics.sample(
+        "github_token_expires_seconds",
+        "How long the GitHub token is valid yet; NaN without one, or if it does not expire.",
+        sources.github_expires_seconds,
+    )
     metrics.sample("event_loop_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks()))
     in_thread("database_size_bytes", "The database file.", lambda: host.file_bytes(database_file))
     in_thread("database_wal_size_bytes", "Its write-ahead log.", lambda: host.file_bytes(host.wal_of(database_file)))

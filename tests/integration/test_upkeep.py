@@ -32,6 +32,10 @@ async def works() -> None:
     return None
 
 
+async def an_hour() -> float:
+    return 3600
+
+
 def sources() -> Sources:
     return Sources(
         is_serving=lambda: True,
@@ -40,6 +44,7 @@ def sources() -> Sources:
         live_session_ids=list,
         connection_count=lambda: 3,
         warnings=lambda: ["isolation: none"],
+        github_expires_seconds=an_hour,
     )
 
 

@@ -23,10 +23,10 @@ from gateway.interfaces import (
     Workspace,
 )
 from gateway.journal import JournalAction, JournalRow
-from gateway.lobby.context import LobbyContext, Output
+from gateway.lobby.context import LobbyContext, Nobody, Output, Person
 from gateway.lobby.door import PROG
 from gateway.lobby.run import run_command
-from gateway.lobby.services import RecordingInfo, Services, StopBegun
+from gateway.lobby.services import GithubDesk, RecordingInfo, Services, StopBegun
 from gateway.way_in import WayIn
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -294,6 +294,8 @@ class FakeLobby:
     shells: list[str] = field(default_factory=lambda: ["/bin/bash", "/usr/bin/zsh"])
     way: WayIn = field(default_factory=lambda: WayIn("", "192.0.2.1", 2222, ""))
     own_name: str | None = "gateway.example"
+    github: GithubDesk | None = None  # tests/support/github_account.py has one over a fake GitHub
+    person: Person = field(default_factory=Nobody)
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
@@ -326,7 +328,12 @@ class FakeLobby:
             shells=lambda: self.shells,
             way_in=way_in,
             own_name=own_name,
+            github=self._github,
         )
+
+    def _github(self) -> GithubDesk:
+        assert self.github is not None, "give the lobby a GitHub account first"
+        return self.github
 
     async def __call__(
         self,
@@ -349,5 +356,6 @@ class FakeLobby:
             has_colour=has_colour,
             principal=principal,
             prog="homeport" if principal is None else PROG,
+            person=self.person,
         )
         return await run_command(lobby, list(words), on_host=principal is None)
