@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 from typing import TYPE_CHECKING, TypeVar
@@ -268,6 +267,8 @@ async def _say(lobby: LobbyContext, text: str) -> None:
 
 async def _while_waiting(lobby: LobbyContext, work: Coroutine[object, object, T], text: str) -> T:
     """Show on a terminal that something is awaited, until it is there or has failed."""
+    import asyncio  # only where it runs: the command line loads this file for every command
+
     if not lobby.is_terminal:
         return await work
     spinner = asyncio.create_task(_spin(lobby, text), name="lobby:spinner")
@@ -279,6 +280,8 @@ async def _while_waiting(lobby: LobbyContext, work: Coroutine[object, object, T]
 
 
 async def _spin(lobby: LobbyContext, text: str) -> None:
+    import asyncio
+
     blank = " " * (len(text) + 2)
     try:
         for sign in itertools.cycle("|/-\\"):
@@ -305,9 +308,9 @@ COMMANDS = (
         arguments=_login_arguments,
         stdin_from=_token_from,
         teaching="""
-Shows a code; enter it at the address shown, in any browser, and agree there. What will be
-asked for is said first. Needs client_id in [github] (docs/github.md), and a way to GitHub.
-Ctrl-C gives up and leaves nothing behind.
+Shows a code; enter it at the address shown, in any browser, and agree there. What will
+be asked for is said first. Needs client_id in [github] (docs/github.md), and a way to
+GitHub. Ctrl-C gives up and leaves nothing behind.
 
 --with-token takes a personal token instead, classic or fine-grained: typed without being
 shown, or from standard input. GitHub is asked whose it is before it is kept.
