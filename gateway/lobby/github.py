@@ -10,6 +10,7 @@ from gateway.errors import CommandRefused, KeyRefused, UsageWrong
 from gateway.github import is_login
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, Command, json_option
+from gateway.lobby.context import Nobody
 from gateway.lobby.keys import admit, checked_limits, limit_arguments
 from gateway.lobby.shapes import github_status_shape, repository_shape
 from gateway.lobby.text import age, clean
@@ -75,11 +76,11 @@ async def _login_by_device(lobby: LobbyContext) -> GithubUser:
 
 
 async def _login_with_token(lobby: LobbyContext) -> GithubUser:
-    try:
-        text = await lobby.person.ask("personal token (not shown): ", is_secret=True)
-    except CommandRefused:  # nobody to ask: it comes through a pipe
+    if isinstance(lobby.person, Nobody):  # then it comes through a pipe
         data = await lobby.stdin.read_all()
         text = data[: TOKEN_BYTES_MAX + 1].decode(errors="replace")
+    else:
+        text = await lobby.person.ask("personal token (not shown): ", is_secret=True)
     token = text.strip()
     if not token:
         raise UsageWrong(f"no token was given; write for example: {lobby.prog} github login --with-token < FILE")
@@ -91,7 +92,7 @@ async def _login_with_token(lobby: LobbyContext) -> GithubUser:
 async def _logout(lobby: LobbyContext, args: Namespace) -> int:
     done = await lobby.services.github().logout()
     if done.login is None:
-        await lobby.note("nobody was logged in to GitHub")
+        await lobby.print("nobody was logged in to GitHub")
         return EXIT_OK
     await lobby.journal(JournalAction.GITHUB_LOGOUT, login=done.login, revoked=done.is_revoked)
     if done.is_revoked:

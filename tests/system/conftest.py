@@ -8,11 +8,13 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tests.support.fake_github import FakeGithub, FakeRepository, FakeToken
 from tests.support.installed import HOMEPORT, InstalledGateway
 from tests.support.promises import hold_to_promises, hold_to_silence
 from tests.support.walls import why_no_bubblewrap
 
 PIPE_LINGER_SECONDS = 2.0  # the default of ten would be most of this folder's time
+PERSONAL_TOKEN = "ghp_" + 36 * "0"
 TOOLS = ("ssh", "scp", "sftp", "ssh-keygen", "git")
 
 
@@ -29,14 +31,24 @@ Lend = Callable[[str], InstalledGateway]
 
 
 @pytest.fixture(scope="session")
-def lend_gateway() -> Iterator[Lend]:
+def fake_github() -> Iterator[FakeGithub]:
+    """The GitHub of every gateway here. It knows PERSONAL_TOKEN."""
+    repositories = [FakeRepository(1296269, "octocat/Hello-World", description="My first repository")]
+    tokens = {PERSONAL_TOKEN: FakeToken(PERSONAL_TOKEN)}
+    with FakeGithub.in_thread(repositories=repositories, tokens=tokens, device_interval=1) as github:
+        yield github
+
+
+@pytest.fixture(scope="session")
+def lend_gateway(fake_github: FakeGithub) -> Iterator[Lend]:
     """One gateway per kind of wall, started when first asked for, for all tests that leave it running."""
     with ExitStack() as stack:
         lent: dict[str, InstalledGateway] = {}
 
         def lend(isolation: str) -> InstalledGateway:
             if isolation not in lent:
-                new = InstalledGateway(isolation, session_pipe_linger_seconds=PIPE_LINGER_SECONDS)
+                linger = {"session_pipe_linger_seconds": PIPE_LINGER_SECONDS}
+                new = InstalledGateway(isolation, **linger, **fake_github.settings)
                 lent[isolation] = stack.enter_context(contextmanager(running)(new))
             return lent[isolation]
 

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from gateway.lobby.table import COMMANDS
+from tests.support.fake_github import FakeGithub
 from tests.support.installed import WORKSPACE, InstalledGateway, Result, until
 from tests.support.pty_client import PtyClient
 from tests.support.terminal import Terminal
 from tests.system.conftest import running
+from tests.system.conftest import PERSONAL_TOKEN, Lend, running
 
 SSH, HOST = "ssh", "host"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB%s guest"
@@ -50,6 +52,14 @@ CASES: dict[str, Case] = {
     "token mint": Case(["token", "mint", "by-{way}"], TOKEN_FIELDS | {"token"}),
     "token ls": Case(["token", "ls"], TOKEN_FIELDS),
     "token revoke": Case(["token", "revoke", "spare-{way}"]),
+    "keys import-github": Case(["keys", "import-github", "octo-{way}", "--yes"], {"name", "fingerprint", "workspaces"}),
+    "github login": Case(["github", "login", "--with-token"], stdin=PERSONAL_TOKEN.encode()),
+    "github status": Case(
+        ["github", "status"], {"logged_in", "login", "scopes", "expires_at", "refreshed_at", "check"}
+    ),
+    "repos": Case(["repos", "hello"], {"page", "has_more", "repositories"}),
+    "vault rotate": Case(["vault", "rotate"]),
+    "github logout": Case(["github", "logout"]),
     "sessions": Case(["sessions"], SESSION_FIELDS),
     "kill": Case(["kill", WORKSPACE + "+{way}"]),
     "rec ls": Case(["rec", "ls"], {"session_id", "workspace", "started_at", "size_bytes", "is_live"}),
@@ -77,6 +87,9 @@ ON_HOST_ONLY = {command.name for command in COMMANDS if command.on_host_only}
 @pytest.fixture(scope="module")
 def house() -> Iterator[InstalledGateway]:
     """A gateway of its own, with what the commands need: workspaces, spare keys, sessions that run."""
+def house(lend_gateway: Lend, fake_github: FakeGithub) -> Iterator[InstalledGateway]:
+    """A gateway with what the commands of the table need: workspaces, spare keys, sessions that run and wait."""
+    gateway = lend_gateway("none")
     with ExitStack() as stack:
         gateway = stack.enter_context(contextmanager(running)(InstalledGateway("none")))
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
@@ -91,6 +104,16 @@ def house() -> Iterator[InstalledGateway]:
         kept.wait("later")
         yield gateway
         gateway.homeport("kill", "--workspace", WORKSPACE)
+            theirs = gateway.new_key(f"octo-{way}").with_suffix(".pub").read_text().split()[:2]
+            fake_github.keys[f"octo-{way}"] = [" ".join(theirs)]
+            stack.enter_context(shell(gateway, f"{WORKSPACE}+{way}"))
+        stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
+        gateway.homeport("github", "login", "--with-token", input=PERSONAL_TOKEN.encode())
+        yield gateway
+        gateway.homeport("github", "logout")
+        gateway.homeport("kill", f"{WORKSPACE}+kept")
+    gateway.homeport("theme", "set", "default")
+    hold_to_promises(gateway)
 
 
 @pytest.fixture(scope="module")
