@@ -18,7 +18,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from gateway.config import GitHubSettings
-from gateway.errors import CommandRefused, GatewayError, GithubTokenRefused, GithubUnavailable, SecretUnreadable
+from gateway.errors import (
+    CommandRefused,
+    GatewayError,
+    GithubTokenRefused,
+    GithubUnavailable,
+    SecretUnreadable,
+    StoreUnavailable,
+)
 from gateway.events import Event
 from gateway.file_lock import file_lock
 from gateway.github import GithubApi, IssuedTokens
@@ -159,6 +166,8 @@ class GithubTokens:
                 await held.enter_async_context(file_lock(self._lock_file, seconds=LOCK_SECONDS))
             except TimeoutError:
                 raise GithubUnavailable("the GitHub account is being changed by another command; try again") from None
+            except OSError as error:
+                raise StoreUnavailable(f"{self._lock_file} cannot be opened: {error.strerror}") from error
             yield
 
     async def row(self) -> GithubRow:

@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gateway.errors import SecretUnreadable, StartRefused
+from gateway.errors import SecretUnreadable, StartRefused, StoreUnavailable
 
 KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D §5.2.1.1; random, since a key seals a few thousand secrets in its life, not 2**32
@@ -58,7 +58,8 @@ class Vault:
         self._keys_dir = keys_dir
 
     def seal(self, secret: str, place: Place) -> Sealed:
-        """Seal under the newest key, made if there is none. Raises StartRefused if a key file is open to others."""
+        """Seal under the newest key, made if there is none. Raises StartRefused if a key file is open to others, and
+        StoreUnavailable if none can be made."""
         data = secret.encode()
         assert len(data) <= SECRET_BYTES_MAX
         ids = self.key_ids()
@@ -102,9 +103,13 @@ class Vault:
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(target)
+            self._sync_folder()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"no key for the vault can be written to {self._keys_dir}: {error.strerror}"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
-        self._sync_folder()
         return key_id
 
     def remove_keys(self, *, but: str) -> int:
@@ -118,9 +123,6 @@ class Vault:
             left.unlink(missing_ok=True)
         self._sync_folder()
         return removed
-
-    def remove_key(self, key_id: str) -> None:
-        (self._keys_dir / _file_name(key_id)).unlink(missing_ok=True)
 
     def _key(self, key_id: str, place: Place) -> bytes:
         path = self._keys_dir / _file_name(key_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,8 +61,9 @@ class _Answer:
 class GithubClient:
     """Implements GithubApi. One session of connections, opened at the first question; `close` it."""
 
-    def __init__(self, settings: GitHubSettings) -> None:
+    def __init__(self, settings: GitHubSettings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
+        self._now = now
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -105,7 +106,7 @@ class GithubClient:
                 raise GithubRefused("the code has expired; begin again with: homeport github login")
             case "access_denied":
                 raise GithubRefused("the login was declined on GitHub; nothing has changed")
-        return _tokens(self._oauth_value(answer))
+        return _tokens(self._oauth_value(answer), now=self._now())
 
     async def renewed(self, refresh_token: str) -> IssuedTokens:
         form = {
@@ -117,7 +118,7 @@ class GithubClient:
         error = answer.value.get("error") if isinstance(answer.value, dict) else None
         if error in _VOID_REFRESH:
             raise GithubTokenRefused("GitHub does not renew the login any more", detail=str(error))
-        return _tokens(self._oauth_value(answer))
+        return _tokens(self._oauth_value(answer), now=self._now())
 
     async def revoke(self, secrets: Sequence[str]) -> None:
         """Needs no client secret, and must be asked without a token (docs.github.com/rest/credentials/revoke)."""
@@ -308,12 +309,12 @@ def _parse(data: bytes) -> Any:
         return None
 
 
-def _tokens(value: Mapping[str, Any]) -> IssuedTokens:
+def _tokens(value: Mapping[str, Any], *, now: datetime) -> IssuedTokens:
     expires_seconds = _number(value, "expires_in", default=0)
     return IssuedTokens(
         access=_secret(value, "access_token"),
         refresh=_secret(value, "refresh_token") if value.get("refresh_token") else None,
-        expires_at=datetime.now(UTC) + timedelta(seconds=expires_seconds) if expires_seconds > 0 else None,
+        expires_at=now + timedelta(seconds=expires_seconds) if expires_seconds > 0 else None,
     )
 
 

@@ -76,7 +76,7 @@ class AccountRig:
 
     def another_process(self) -> GithubAccount:
         """The same state, seen by a second gateway."""
-        api = GithubClient(self.settings)
+        api = GithubClient(self.settings, now=self.clock)
         tokens = GithubTokens(
             self.settings, api=api, vault=self.vault, store=self.store, lock_dir=self.keys_dir.parent, now=self.clock
         )
@@ -95,7 +95,7 @@ async def account_rig(directory: Path, **fields: Any) -> AsyncIterator[AccountRi
 
     async with FakeGithub.running(**{"is_impatient": False, **fields}) as github:
         settings = GitHubSettings(web_url=github.web_url, api_url=github.api_url, client_id=github.client_id)
-        api = GithubClient(settings)
+        api = GithubClient(settings, now=clock)
         tokens = GithubTokens(settings, api=api, vault=vault, store=store, lock_dir=directory, now=clock)
         account = GithubAccount(settings, api=api, tokens=tokens, sleep=sleep)
         try:
