@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -415,7 +416,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "its certificate is not trusted here"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return str(error.os_error.strerror or "no connection").lower()
+        number = error.os_error.errno or 0
+        # asyncio's own words name the address again; those of a name that was not found have a negative number.
+        return (os.strerror(number) if number > 0 else error.os_error.strerror or "no connection").lower()
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it closed the connection"
     return type(error).__name__
