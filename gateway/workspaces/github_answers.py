@@ -16,6 +16,7 @@ from gateway.words import duration_text
 THREAD_MIN_BYTES = 64 * 1024  # longer answers are parsed beside the event loop
 SECRET_CHARACTERS_MAX = 4096
 TEXT_CHARACTERS_MAX = 1000
+EXPIRES_SECONDS_MAX = 366 * 24 * 3600  # GitHub's are eight hours; a clock has an end
 
 
 async def parsed(data: bytes) -> Any:
@@ -32,7 +33,7 @@ def _parse(data: bytes) -> Any:
 
 
 def issued_tokens(value: Mapping[str, Any], *, now: datetime) -> IssuedTokens:
-    expires_seconds = number_of(value, "expires_in", default=0)
+    expires_seconds = min(number_of(value, "expires_in", default=0), EXPIRES_SECONDS_MAX)
     return IssuedTokens(
         access=secret_of(value, "access_token"),
         refresh=secret_of(value, "refresh_token") if value.get("refresh_token") else None,

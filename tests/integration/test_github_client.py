@@ -8,6 +8,7 @@ import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,14 @@ async def test_a_token_that_would_be_two_header_lines_is_not_taken():
     async with answering(issue) as client:
         with pytest.raises(GithubUnavailable, match="no usable access_token"):
             await client.renewed("r")
+
+
+@pytest.mark.parametrize(("given", "hours"), [(28800, 8), ("28800", 8), (2**52, 366 * 24)])
+async def test_how_long_a_token_lives_is_a_number_a_text_or_too_much(given: object, hours: int):
+    async def issue(request: web.Request) -> web.Response:
+        return web.json_response({"access_token": "ghu_a", "expires_in": given, "refresh_token": "ghr_b"})
+
+    async with answering(issue) as client:
+        issued = await client.renewed("r")
+    assert issued.expires_at is not None
+    assert round((issued.expires_at - datetime.now(UTC)).total_seconds() / 3600) == hours
