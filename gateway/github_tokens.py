@@ -38,6 +38,7 @@ TOKEN_PLACE = Place("settings", "singleton", "github_token")
 REFRESH_PLACE = Place("settings", "singleton", "github_refresh_token")
 LOCK_FILE = "github.lock"
 LOCK_SECONDS = 40.0  # two questions to GitHub, each of which ends after 15 s
+CLOSE_SECONDS = 8.0  # a renewal takes half a second; one that takes longer does not come to an end
 # After a failure GitHub is left alone for so long: while the old token is still good, and when it is not any more.
 RETRY_SECONDS = 60.0
 RETRY_EXPIRED_SECONDS = 5.0
@@ -95,8 +96,11 @@ class GithubTokens:
         self.changed: Callable[[], Awaitable[None]] | None = None
 
     async def close(self) -> None:
-        if self._renewal is not None:  # cut off, it could lose a token that GitHub has issued
-            await asyncio.wait({self._renewal}, timeout=LOCK_SECONDS)
+        renewal = self._renewal
+        if renewal is not None and not renewal.done():  # cut off, it could lose a token that GitHub has issued
+            await asyncio.wait({renewal}, timeout=CLOSE_SECONDS)
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
 
     async def git_token(self) -> GitToken:
         """See GitTokens. Raises SecretUnreadable and GithubUnavailable as well."""

@@ -13,7 +13,7 @@ from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, Command, json_option
 from gateway.lobby.context import Nobody
 from gateway.lobby.keys import admit, checked_limits, limit_arguments
 from gateway.lobby.shapes import github_status_shape, repository_shape
-from gateway.lobby.text import age, clean
+from gateway.lobby.text import age, clean, cut
 from gateway.public_key import parse_public_key
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ async def _while_waiting(lobby: LobbyContext, work: Coroutine[object, object, T]
 
     if not lobby.is_terminal:
         return await work
-    spinner = asyncio.create_task(_spin(lobby, text), name="lobby:spinner")
+    spinner = asyncio.create_task(_spin(lobby, cut(text, max(lobby.columns - 3, 1))), name="lobby:spinner")
     try:
         return await work
     finally:

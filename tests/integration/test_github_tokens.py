@@ -148,6 +148,20 @@ async def test_closing_waits_for_a_renewal_that_is_under_way(rig: AccountRig):
     assert rig.github.tokens[opened].is_valid
 
 
+async def test_closing_does_not_wait_for_a_github_that_hangs(rig: AccountRig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(github_tokens, "CLOSE_SECONDS", 0.05)
+    rig.github.is_silent = True
+    rig.clock.pass_by(hours=7, minutes=50)
+    asking = asyncio.ensure_future(rig.account.git_token())
+    while not rig.github.asked:
+        await asyncio.sleep(0.001)
+    async with asyncio.timeout(5):
+        await rig.account.close()
+    await asyncio.wait({asking})
+    assert asking.cancelled()
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "github:renewal"]
+
+
 async def test_both_tokens_change_in_one_write(rig: AccountRig, monkeypatch: pytest.MonkeyPatch):
     rows: list[GithubRow] = []
 
