@@ -231,18 +231,26 @@ class GithubTokens:
 
     def _may_try(self) -> bool:
         """Not right after a failure; a renewal that is under way is always joined."""
-        is_under_way = self._renewal is not None and not self._renewal.done()
-        return is_under_way or time.monotonic() >= self._retry_at
+        return self._is_renewing() or time.monotonic() >= self._retry_at
 
     async def _renewed(self, *, suspected: Sealed | None = None) -> None:
         """Have the tokens renewed, by one renewal however many ask. It goes on if whoever asked is cancelled."""
-        if self._renewal is None or self._renewal.done():
+        if suspected is not None and self._is_renewing():
+            await self._joined()  # that one may have found nothing due, and have left the token as it is
+        if not self._is_renewing():
             self._renewal = asyncio.create_task(self._renew(suspected), name="github:renewal")
             self._renewal.add_done_callback(_seen)
+        await self._joined()
+
+    async def _joined(self) -> None:
+        assert self._renewal is not None
         try:
             await asyncio.shield(self._renewal)
         except GatewayError as error:  # the row says what holds now; whoever asked needs no more
             log_warning(Event.GITHUB_RENEWAL_FAILED, error_code=error.code, reason=error.user_message)
+
+    def _is_renewing(self) -> bool:
+        return self._renewal is not None and not self._renewal.done()
 
     async def _renew(self, suspected: Sealed | None) -> None:
         """`suspected`: renew even if it is not due, unless another token has taken its place meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway import github_tokens
-from gateway.errors import CommandRefused, GithubUnavailable, SecretUnreadable, StoreUnavailable
+from gateway.errors import CommandRefused, GatewayError, GithubUnavailable, SecretUnreadable, StoreUnavailable
 from gateway.file_lock import file_lock
 from gateway.github_tokens import GithubRow
 from gateway.journal import JournalAction
@@ -299,6 +300,56 @@ async def test_the_lock_of_another_process_is_not_waited_for_without_end(
         assert (await rig.account.git_token()).secret == old.secret
         with pytest.raises(GithubUnavailable, match="being changed by another command"):
             await rig.account.logout()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_at_once_the_account_ends_with_a_good_token_or_a_reason(tmp_path: Path, seed: int):
+    """Renewals, revocations, rotations, logins by two processes, some of them cancelled; GitHub away now and then."""
+    dice = random.Random(seed)
+    async with account_rig(tmp_path, is_github_app=True) as rig:
+        await rig.log_in()
+        other = rig.another_process()
+
+        async def something() -> None:
+            account = dice.choice([rig.account, other])
+            match dice.randrange(7):
+                case 0 | 1:
+                    await account.git_token()
+                case 2:
+                    await account.token_suspected()
+                case 3:
+                    await account.rotate_vault()
+                case 4:
+                    await account.tokens.refresh_if_due()
+                case 5:
+                    await account.repositories(search=None, page=1, limit=5)
+                case 6:
+                    await rig.log_in()
+
+        for _ in range(3):
+            rig.clock.pass_by(hours=dice.choice([0, 0, 7.8]))
+            rig.github.is_down = dice.random() < 0.2
+            if dice.random() < 0.3:  # by hand, as an owner might; what renews it stays good
+                for token in rig.github.tokens.values():
+                    token.is_revoked = True
+            tasks = [asyncio.ensure_future(something()) for _ in range(6)]
+            for task in tasks:
+                await asyncio.sleep(dice.random() / 500)
+                if dice.random() < 0.3:
+                    task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [
+                error for error in done if isinstance(error, Exception) and not isinstance(error, GatewayError)
+            ] == []
+        rig.github.is_down = False
+        for account in (rig.account, other):
+            account.tokens._retry_at = 0.0
+            await account.token_suspected()
+            token = await account.git_token()
+            assert rig.github.tokens[token.secret].is_valid, "nothing above ends a login for good"
+        await other.close()
+        await rig.account.rotate_vault()
+        assert len(rig.vault.key_ids()) == 1
 
 
 # ------------------------------------------------------------------------------------------------- the vault
