@@ -18,8 +18,7 @@ from tests.support.fake_github import FakeGithub
 from tests.support.installed import WORKSPACE, InstalledGateway, Result, until
 from tests.support.pty_client import PtyClient
 from tests.support.terminal import Terminal
-from tests.system.conftest import running
-from tests.system.conftest import PERSONAL_TOKEN, Lend, running
+from tests.system.conftest import PERSONAL_TOKEN, running
 
 SSH, HOST = "ssh", "host"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB%s guest"
@@ -85,13 +84,11 @@ ON_HOST_ONLY = {command.name for command in COMMANDS if command.on_host_only}
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[InstalledGateway]:
+def house(fake_github: FakeGithub) -> Iterator[InstalledGateway]:
     """A gateway of its own, with what the commands need: workspaces, spare keys, sessions that run."""
-def house(lend_gateway: Lend, fake_github: FakeGithub) -> Iterator[InstalledGateway]:
-    """A gateway with what the commands of the table need: workspaces, spare keys, sessions that run and wait."""
-    gateway = lend_gateway("none")
     with ExitStack() as stack:
-        gateway = stack.enter_context(contextmanager(running)(InstalledGateway("none")))
+        new = InstalledGateway("none", **fake_github.settings)
+        gateway = stack.enter_context(contextmanager(running)(new))
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
         for way in (SSH, HOST):
             gateway.homeport("new", f"for-{way}")
@@ -99,21 +96,14 @@ def house(lend_gateway: Lend, fake_github: FakeGithub) -> Iterator[InstalledGate
             public = gateway.new_key(f"spare-{way}").with_suffix(".pub")
             gateway.homeport("keys", "add", str(public), "--name", f"spare-{way}")
             gateway.homeport("token", "mint", f"spare-{way}")
+            theirs = gateway.new_key(f"octo-{way}").with_suffix(".pub").read_text().split()[:2]
+            fake_github.keys[f"octo-{way}"] = [" ".join(theirs)]
             stack.enter_context(shell(gateway, f"{WORKSPACE}+{way}"))
+        gateway.homeport("github", "login", "--with-token", input=PERSONAL_TOKEN.encode())
         kept.enter("echo la''ter")  # so that a player at a hundredth of the speed has a long pause before it
         kept.wait("later")
         yield gateway
         gateway.homeport("kill", "--workspace", WORKSPACE)
-            theirs = gateway.new_key(f"octo-{way}").with_suffix(".pub").read_text().split()[:2]
-            fake_github.keys[f"octo-{way}"] = [" ".join(theirs)]
-            stack.enter_context(shell(gateway, f"{WORKSPACE}+{way}"))
-        stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
-        gateway.homeport("github", "login", "--with-token", input=PERSONAL_TOKEN.encode())
-        yield gateway
-        gateway.homeport("github", "logout")
-        gateway.homeport("kill", f"{WORKSPACE}+kept")
-    gateway.homeport("theme", "set", "default")
-    hold_to_promises(gateway)
 
 
 @pytest.fixture(scope="module")

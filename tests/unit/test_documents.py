@@ -18,7 +18,6 @@ PAGES = (
     "CHANGELOG.md",
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 )
-PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/operating.md", "docs/compatibility.md", "docs/github.md")
 
 
 def test_every_setting_is_in_the_operators_table() -> None:
