@@ -66,7 +66,8 @@ class Workspace:
     is_cloned: bool = True  # False: declared; the clone is made at the first login
     clone_branch: str | None = None  # of a declared one; None: the remote's default
     archived_at: datetime | None = None
-    active_session_count: int = 0
+    active_session_count: int = 0  # this and the next: in lists alone
+    last_activity_at: datetime | None = None  # of any session in it that is still on record
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from gateway.interfaces import Measurement, SessionRow, Workspace
 from gateway.store.database import Database
 from gateway.store.metrics import measurement
 from gateway.store.sessions import LIVE, session_rows
-from gateway.store.workspaces import WorkspaceQueries, active_session_counts
+from gateway.store.workspaces import WorkspaceQueries, uses_of
 
 
 class PageQueries(WorkspaceQueries):  # whose rows it makes into values
@@ -19,22 +19,23 @@ class PageQueries(WorkspaceQueries):  # whose rows it makes into values
     async def workspace_page(
         self, *, include_inactive: bool = False, skip: int, limit: int
     ) -> tuple[list[Workspace], int]:
-        """By name, each with its number of attached sessions: three queries, however many there are."""
+        """By name, each with its attached sessions and last activity: three queries, however many there are."""
         chosen = models.Workspace.all() if include_inactive else models.Workspace.filter(is_active=True)
         async with self._database.asked("workspace_page"):
             total = await chosen.count()
             rows = await chosen.order_by("slug").offset(skip).limit(limit)
-            counts = await active_session_counts([row.id for row in rows])
-        return [self._workspace(row, counts.get(row.id, 0)) for row in rows], total
+            uses = await uses_of([row.id for row in rows])
+        return [self._workspace(row, *uses.get(row.id, (0, None))) for row in rows], total
 
     async def counted_workspace(self, name: str) -> Workspace | None:
-        """As `find_workspace`, with its number of attached sessions."""
+        """As `find_workspace`, with its attached sessions and last activity."""
         found = await self.find_workspace(name)
         if found is None:
             return None
         async with self._database.asked("counted_workspace"):
-            counts = await active_session_counts([found.id])
-        return replace(found, active_session_count=counts.get(found.id, 0))
+            uses = await uses_of([found.id])
+        count, last_at = uses.get(found.id, (0, None))
+        return replace(found, active_session_count=count, last_activity_at=last_at)
 
     async def session_page(
         self, *, workspace: str | None = None, include_ended: bool = False, skip: int, limit: int

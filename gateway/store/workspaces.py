@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tortoise.functions import Count
+from tortoise.expressions import Q
+from tortoise.functions import Count, Max
+from tortoise.transactions import in_transaction
 
 import models
 from gateway.errors import CommandRefused, NameTaken, WorkspaceMissing
 from gateway.ids import new_id
-from gateway.interfaces import Forwarding, SessionStatus, Workspace
+from gateway.interfaces import AccessKey, Forwarding, SessionStatus, Workspace
 from gateway.store.cache import ReadCache
 from gateway.store.database import Database
+from gateway.store.keys import KEYS_MAX
 from gateway.workspace_name import (
     NAME_CHARACTERS_MAX,
     clean_description,
@@ -27,6 +31,7 @@ from gateway.workspace_name import (
 class WorkspaceQueries:
     _database: Database
     _workspaces: ReadCache[str, Workspace]
+    _keys: ReadCache[str, AccessKey]
     _workspaces_dir: Path
     _workspaces_max: int
 
@@ -54,13 +59,13 @@ class WorkspaceQueries:
         return None if row is None else self._workspace(row)
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]:
-        """By name, each with its number of attached sessions: two queries, however many there are."""
+        """By name, each with its attached sessions and last activity: two queries, however many there are."""
         async with self._database.asked("list_workspaces"):
             chosen = models.Workspace.all() if include_inactive else models.Workspace.filter(is_active=True)
             # Archived ones stay as rows for good and are not counted by workspaces_max, hence the limit apart.
             rows = await chosen.order_by("slug").limit(max(self._workspaces_max, 10_000))
-            counts = await active_session_counts([row.id for row in rows])
-        return [self._workspace(row, counts.get(row.id, 0)) for row in rows]
+            uses = await uses_of([row.id for row in rows])
+        return [self._workspace(row, *uses.get(row.id, (0, None))) for row in rows]
 
     async def add_workspace(
         self,
@@ -71,8 +76,11 @@ class WorkspaceQueries:
         branch: str = "main",
         description: str | None = None,
         id: str | None = None,
+        is_cloned: bool = True,
+        clone_branch: str | None = None,
     ) -> Workspace:
-        """Write a new workspace down. `id`: made by the caller, who prepared its directories already.
+        """Write a new workspace down. `id`: made by the caller, who prepared its directories already. Which GitHub a
+        URL is on, and whether it is allowed, the caller knows (`GitHosts`).
 
         Raises NameRefused; NameTaken, with different words for a taken name and a repository that has a workspace
         already; CommandRefused when there are as many as `workspaces_max` allows.
@@ -81,8 +89,7 @@ class WorkspaceQueries:
         if github_repo is not None:
             github_url = github_url or url_on_github(parse_github_repo(github_repo))
         if github_url is not None:
-            checked = parse_repository_url(github_url)
-            github_url, github_repo = checked.url, github_repo or checked.github_repo
+            parse_repository_url(github_url, is_http_allowed=True)
         workspace_id = id or new_id()
         row = models.Workspace(
             id=workspace_id,
@@ -93,20 +100,59 @@ class WorkspaceQueries:
             local_path=str(self._tree(workspace_id)),
             branch=parse_branch(branch),
             description=clean_description(description),
+            is_cloned=is_cloned,
+            clone_branch=None if clone_branch is None else parse_branch(clone_branch),
         )
 
         async def write() -> None:
             # Nothing comes between the questions and the insert: this runs in the one writer task.
             await _refuse_taken(parsed.slug, github_repo)
-            if await models.Workspace.filter(is_active=True).count() >= self._workspaces_max:
-                raise CommandRefused(
-                    f"there are {self._workspaces_max} workspaces already, and workspaces_max allows no more; "
-                    "archive one with: homeport rm NAME"
-                )
+            await self._refuse_one_more()
             await row.save(force_create=True)
 
         await self._database.write("add_workspace", write)
         return self._workspace(row)
+
+    async def refuse_one_more_workspace(self) -> None:
+        """CommandRefused where `workspaces_max` allows no more: before a clone, which may take an hour."""
+        async with self._database.asked("refuse_one_more_workspace"):
+            await self._refuse_one_more()
+
+    async def _refuse_one_more(self) -> None:
+        if await models.Workspace.filter(is_active=True).count() >= self._workspaces_max:
+            raise CommandRefused(
+                f"there are {self._workspaces_max} workspaces already, and workspaces_max allows no more; "
+                "archive one with: homeport rm NAME"
+            )
+
+    async def mark_workspace_cloned(self, workspace_id: str, *, branch: str) -> None:
+        """A declared one has its tree now, on this branch."""
+        await self._update_workspace(
+            workspace_id, is_cloned=True, branch=parse_branch(branch), last_sync_at=datetime.now(UTC)
+        )
+
+    async def rename_workspace(self, workspace_id: str, name: str) -> list[str]:
+        """Give it another login name, in the scopes of keys as well; the old one is free. Returns the fingerprints of
+        the keys whose scope had it. Raises NameRefused and NameTaken."""
+        parsed = parse_workspace_name(name)
+
+        async def write() -> list[str]:
+            row = await models.Workspace.get_or_none(id=workspace_id)
+            if row is None:
+                raise WorkspaceMissing("no such workspace; list them with: homeport ls")
+            if row.slug != parsed.slug:
+                await _refuse_taken(parsed.slug, None)
+            scopes = await _scopes_renamed(row.slug, parsed.slug)
+            async with in_transaction():  # nothing is read in it, see database.py
+                values = {"name": parsed.display, "slug": parsed.slug, "updated_at": datetime.now(UTC)}
+                await models.Workspace.filter(id=workspace_id).update(**values)
+                for fingerprint, scope in scopes.items():
+                    await models.AccessKey.filter(fingerprint=fingerprint).update(workspaces=scope)
+            self._workspaces.clear()
+            self._keys.clear()
+            return list(scopes)
+
+        return await self._database.write("rename_workspace", write)
 
     async def archive_workspace(self, workspace_id: str) -> None:
         """Refuse logins from now on. The row stays, its sessions stay, the name stays taken."""
@@ -140,7 +186,9 @@ class WorkspaceQueries:
     def _tree(self, workspace_id: str) -> Path:
         return self._workspaces_dir / workspace_id / "tree"
 
-    def _workspace(self, row: models.Workspace, active_session_count: int = 0) -> Workspace:
+    def _workspace(
+        self, row: models.Workspace, active_session_count: int = 0, last_activity_at: datetime | None = None
+    ) -> Workspace:
         return Workspace(
             id=row.id,
             name=row.slug,  # the login name: it goes into paths inside the workspace, where case must not matter
@@ -160,16 +208,39 @@ class WorkspaceQueries:
             clone_branch=row.clone_branch,
             archived_at=row.archived_at,
             active_session_count=active_session_count,
+            last_activity_at=last_activity_at,
         )
 
 
-async def active_session_counts(workspace_ids: list[str]) -> dict[str, int]:
-    counted = (
-        models.Session.filter(workspace_id__in=workspace_ids, status=SessionStatus.ACTIVE)
+async def uses_of(workspace_ids: list[str]) -> dict[str, tuple[int, datetime | None]]:
+    """How many sessions are attached in each, and when any was used last."""
+    if not workspace_ids:
+        return {}
+    used = (
+        models.Session.filter(workspace_id__in=workspace_ids)
         .group_by("workspace_id")
-        .annotate(active_count=Count("id"))
+        .annotate(active_count=Count("id", _filter=Q(status=SessionStatus.ACTIVE)), last_at=Max("last_activity_at"))
     )
-    return dict(await counted.values_list("workspace_id", "active_count")) if workspace_ids else {}
+    rows = await used.values_list("workspace_id", "active_count", "last_at")
+    return {workspace_id: (count, _moment(last_at)) for workspace_id, count, last_at in rows}
+
+
+def _moment(value: object) -> datetime | None:
+    """What an aggregate gives for a column of moments: SQLite has no type of its own for them."""
+    if value is None or isinstance(value, datetime):
+        return value
+    moment = datetime.fromisoformat(str(value))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+async def _scopes_renamed(before: str, after: str) -> dict[str, str]:
+    """The new scope, as it is kept, of every key that may enter `before`, by its fingerprint."""
+    renamed = {}
+    for key in await models.AccessKey.filter(workspaces__contains=json.dumps(before)).limit(KEYS_MAX):
+        names = set(json.loads(key.workspaces or "[]"))
+        if before in names and before != after:
+            renamed[key.fingerprint] = json.dumps(sorted(names - {before} | {after}))
+    return renamed
 
 
 async def _refuse_taken(slug: str, github_repo: str | None) -> None:

@@ -38,15 +38,82 @@ async def test_paths_come_from_the_id_alone(store: Store, tmp_path: Path) -> Non
     assert row["local_path"] == str(workspace.tree)
 
 
-async def test_a_repository_gives_its_url_and_a_url_its_repository(store: Store) -> None:
+async def test_a_repository_gives_its_url_and_is_found_in_any_case(store: Store) -> None:
+    """Whose repository a URL is, is not asked here: which GitHub is configured, the caller knows."""
     by_repo = await store.add_workspace("a", github_repo="octocat/Hello-World")
     assert by_repo.github_url == "https://github.com/octocat/Hello-World"
-    by_url = await store.add_workspace("b", github_url="git@github.com:octocat/spoon.git")
-    assert by_url.github_repo == "octocat/spoon"
+    url = "git@github.example:octocat/spoon.git"
+    by_url = await store.add_workspace("b", github_url=url, github_repo="octocat/spoon")
+    assert (by_url.github_url, by_url.github_repo) == (url, "octocat/spoon")
     elsewhere = await store.add_workspace("c", github_url="https://git.example.org/x/y.git", branch="develop")
     assert (elsewhere.github_repo, elsewhere.branch) == (None, "develop")
     assert await store.find_workspace_by_repo("OCTOCAT/hello-world") == by_repo
     assert await store.find_workspace_by_repo("octocat/none") is None
+
+
+async def test_a_declared_workspace_becomes_a_cloned_one(store: Store) -> None:
+    declared = await store.add_workspace("a", github_repo="o/r", is_cloned=False, clone_branch="next")
+    assert (declared.is_cloned, declared.clone_branch, declared.last_sync_at) == (False, "next", None)
+    assert await store.find_workspace("a") == declared
+    await store.mark_workspace_cloned(declared.id, branch="next")
+    cloned = await store.find_workspace("a")
+    assert cloned is not None
+    assert (cloned.is_cloned, cloned.branch) == (True, "next")
+    assert cloned.last_sync_at is not None
+
+
+async def test_a_renamed_workspace_is_found_by_its_new_name_and_the_old_one_is_free(store: Store) -> None:
+    workspace = await store.add_workspace("demo")
+    assert await store.find_workspace("demo") == workspace
+    assert await store.rename_workspace(workspace.id, "Better") == []
+    assert await store.find_workspace("demo") is None
+    renamed = await store.find_workspace("better")
+    assert renamed is not None
+    assert (renamed.id, renamed.tree) == (workspace.id, workspace.tree)
+    await store.add_workspace("demo")
+
+
+async def test_a_rename_goes_through_the_scopes_of_keys_and_changes_no_others(store: Store) -> None:
+    workspace = await store.add_workspace("demo")
+    for name, scope in (("one", {"demo", "x"}), ("two", {"demo-2"}), ("three", None)):
+        await store.add_key(
+            name=name, fingerprint=f"SHA256:{name}", public_key=name,
+            workspaces=None if scope is None else frozenset(scope),
+        )  # fmt: skip
+    assert await store.find_key("SHA256:one") is not None  # and kept in memory
+    assert await store.rename_workspace(workspace.id, "better") == ["SHA256:one"]
+    key = await store.find_key("SHA256:one")
+    assert key is not None
+    assert key.workspaces == frozenset({"better", "x"})
+    scopes = {key.name: key.workspaces for key in await store.list_keys()}
+    assert (scopes["two"], scopes["three"]) == (frozenset({"demo-2"}), None)
+
+
+async def test_a_rename_to_a_taken_or_odd_name_changes_nothing(store: Store) -> None:
+    workspace = await store.add_workspace("demo")
+    other = await store.add_workspace("other")
+    await store.archive_workspace(other.id)
+    await store.add_key(name="k", fingerprint="SHA256:k", public_key="k", workspaces=frozenset({"demo"}))
+    with pytest.raises(NameTaken):
+        await store.rename_workspace(workspace.id, "OTHER")
+    with pytest.raises(NameRefused):
+        await store.rename_workspace(workspace.id, "lobby")
+    assert await store.find_workspace("demo") == workspace
+    (key,) = await store.list_keys()
+    assert key.workspaces == frozenset({"demo"})
+    with pytest.raises(WorkspaceMissing):
+        await store.rename_workspace("nowhere", "free")
+
+
+async def test_the_list_tells_when_each_was_used_last(store: Store) -> None:
+    one = await store.add_workspace("one")
+    await store.add_workspace("two")
+    session_id = await open_session(store, one)
+    await store.end_session(session_id, exit=ProgramExit(0), reason=EndReason.EXIT, bytes_in=0, bytes_out=0)
+    row = await store.find_session(session_id)
+    assert row is not None
+    used = {workspace.name: workspace.last_activity_at for workspace in await store.list_workspaces()}
+    assert used == {"one": row.last_activity_at, "two": None}
 
 
 async def test_a_taken_name_and_a_taken_repository_have_different_words(store: Store) -> None:
@@ -76,9 +143,11 @@ async def test_there_are_no_more_workspaces_than_the_setting_allows(tmp_path: Pa
     async with opened_store(tmp_path, workspaces_max=2) as store:
         first = await store.add_workspace("one")
         await store.add_workspace("two")
-        with pytest.raises(CommandRefused, match="there are 2 workspaces already"):
-            await store.add_workspace("three")
+        for refused in (store.add_workspace("three"), store.refuse_one_more_workspace()):
+            with pytest.raises(CommandRefused, match="there are 2 workspaces already"):
+                await refused
         await store.archive_workspace(first.id)
+        await store.refuse_one_more_workspace()
         await store.add_workspace("three")
 
 
@@ -90,7 +159,9 @@ async def test_an_archived_workspace_keeps_its_row_its_sessions_and_its_name(sto
     assert await store.list_workspaces() == []
     (archived,) = await store.list_workspaces(include_inactive=True)
     assert not archived.is_active
-    assert await store.find_workspace("demo") == archived
+    found = await store.find_workspace("demo")
+    assert found is not None
+    assert found.id == archived.id
     assert await store.find_session(session_id) is not None
     with pytest.raises(NameTaken, match="an archived workspace has the name 'demo'"):
         await store.add_workspace("demo")
