@@ -202,6 +202,11 @@ class Workspace(_Outgoing):
     shell: str | None
     active_session_count: int
     created_at: Time | None
+    description: str | None
+    is_cloned: bool
+    last_sync_at: Time | None
+    last_activity_at: Time | None
+    archived_at: Time | None
 
 
 class Session(_Outgoing):

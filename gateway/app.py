@@ -51,7 +51,15 @@ from gateway.recording.recordings import FileRecordings
 from gateway.recording.screen.screens import ScreenService
 from gateway.reload import Predecessor
 from gateway.replacement import Replacement
-from gateway.services import ArchiveShelf, Programs, database_file, github_account, own_name, way_into
+from gateway.services import (
+    ArchiveShelf,
+    Programs,
+    database_file,
+    git_hosts,
+    github_account,
+    own_name,
+    way_into,
+)
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
@@ -183,7 +191,9 @@ class Gateway:
         self.idle = IdleWatch(self.sessions.live, IdleLimits.of(config.session), end=self.sessions.kill)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
-                                  clone_seconds_max=config.clone_seconds_max)  # fmt: skip
+                                  clone_seconds_max=config.clone_seconds_max, hosts=git_hosts(config))  # fmt: skip
+        self.sessions.clones = self.yard.declared
+        self._resources.push_async_callback(self.yard.declared.close)
         self.elsewhere = Elsewhere(sessions=self.sessions, handover=self.handover, rows=self.store,
                                    keepers=self.keepers, others=self.processes.others, spawn=self.spawn)  # fmt: skip
         self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions, elsewhere=self.elsewhere)

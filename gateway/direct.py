@@ -30,10 +30,11 @@ from gateway.log import set_up_logging
 from gateway.privileges import become
 from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import Archive
-from gateway.services import ArchiveShelf, Programs, database_file, github_account, own_name, way_into
+from gateway.services import ArchiveShelf, Programs, database_file, git_hosts, github_account, own_name, way_into
 from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
 from gateway.store.migrate import migrate, schema_status
 from gateway.store.store import Store
+from gateway.tree_status import Synced, TreeStatus
 from gateway.upkeep.backup import Backups
 from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard
@@ -163,9 +164,34 @@ class _OnDemand:
             await others_gone(processes)
         return await (await self._programs()).stop_without_gateway(ends_programs)
 
-    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
+    async def create(
+        self,
+        *,
+        name: str | None,
+        source: str | None,
+        branch: str | None = None,
+        description: str | None = None,
+        is_declared: bool = False,
+        progress: Output,
+        is_terminal: bool,
+        columns: int = 80,
+    ) -> Workspace:
         yard = await self._yard()
-        return await yard.create(name=name, source=source, progress=progress, is_terminal=is_terminal)
+        return await yard.create(name=name, source=source, branch=branch, description=description,
+                                 is_declared=is_declared, progress=progress, is_terminal=is_terminal,
+                                 columns=columns)  # fmt: skip
+
+    async def status(self, workspace: Workspace) -> TreeStatus:
+        return await (await self._yard()).status(workspace)
+
+    async def sync(
+        self, workspace: Workspace, *, by: str, progress: Output, is_terminal: bool, columns: int = 80
+    ) -> Synced:
+        yard = await self._yard()
+        return await yard.sync(workspace, by=by, progress=progress, is_terminal=is_terminal, columns=columns)
+
+    async def rename(self, workspace: Workspace, name: str) -> tuple[Workspace, list[str]]:
+        return await (await self._yard()).rename(workspace, name)
 
     async def archive(self, workspace: Workspace) -> str:
         return await (await self._yard()).archive(workspace)
@@ -187,6 +213,7 @@ class _OnDemand:
             launcher=await self._chosen_launcher(),
             rows=self._store,
             clone_seconds_max=self._config.clone_seconds_max,
+            hosts=git_hosts(self._config),
         )
 
     async def _chosen_launcher(self) -> KeeperLauncher:

@@ -4,7 +4,8 @@ GatewayError
 ├── ConfigInvalid          a setting is wrong; the message names it and shows a right one
 ├── StartRefused           the gateway cannot start here; the message has the fix
 ├── CommandRefused         a command of the lobby was understood and declined
-│   └── UsageWrong         a command was not understood (exit status 2)
+│   ├── UsageWrong         a command was not understood (exit status 2)
+│   └── GitFailed          git inside a workspace failed; carries its last lines
 ├── LoginRefused           an authenticated principal may not do this
 ├── WorkspaceMissing       no such workspace, or none within this key's scope: the same words
 ├── LauncherUnavailable    no keeper can be started; the message names what to install
@@ -58,6 +59,17 @@ class CommandRefused(GatewayError):
 class UsageWrong(CommandRefused):
     code = "usage_wrong"
     exit_status = 2
+
+
+class GitFailed(CommandRefused):
+    """git ended, and not well. `lines` are the last it said; `is_network`: it may go better when tried again."""
+
+    code = "git_failed"
+
+    def __init__(self, user_message: str, *, lines: tuple[str, ...] = (), is_network: bool = False) -> None:
+        super().__init__(user_message)
+        self.lines = lines
+        self.is_network = is_network
 
 
 class LoginRefused(GatewayError):

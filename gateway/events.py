@@ -81,4 +81,7 @@ class Event(StrEnum):
     COMMAND_REFUSED = "command.refused"
     COMMAND_FAILED = "command.failed"
     WORKSPACE_CREATED = "workspace.created"
+    WORKSPACE_CLONED = "workspace.cloned"
+    WORKSPACE_CLONE_FAILED = "workspace.clone_failed"
+    WORKSPACE_RENAMED = "workspace.renamed"
     WORKSPACE_ARCHIVED = "workspace.archived"

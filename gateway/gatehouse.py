@@ -140,6 +140,7 @@ class Gatehouse:
         """A connected socket into the workspace. Raises LoginRefused, GatewayError or OSError."""
         with ForwardRecord(self._store, facts, ForwardKind.direct(target), target) as record:
             principal, workspace = await self._forwarder(facts, record)
+            workspace = await self._sessions.with_tree(workspace)  # a keeper needs a tree
             sock = await self._forwards.dial(principal, workspace, target)
             record.opened()
             return sock, record
@@ -148,6 +149,7 @@ class Gatehouse:
         """Listening sockets in the workspace. Raises as `dial` does."""
         with ForwardRecord(self._store, facts, ForwardKind.listener(target), target) as record:
             principal, workspace = await self._forwarder(facts, record)
+            workspace = await self._sessions.with_tree(workspace)
             listening = await self._forwards.listen(principal, workspace, target)
             record.found(listening.port)
             record.opened()
@@ -176,6 +178,7 @@ class Gatehouse:
         """A display of the client's X server in the workspace. Raises as `dial` does."""
         with ForwardRecord(self._store, facts, ForwardKind.X11, None) as record:
             workspace = await self._may_forward(facts, record)
+            workspace = await self._sessions.with_tree(workspace)
             display = await self._displays.open(workspace, request, carry)
             display.on_closed = record.ended
             record.opened()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -188,6 +188,14 @@ class SessionRequest:
     environment: Mapping[str, str] = field(default_factory=dict)  # already through the allow-list
     forwards_agent: bool = False  # its connection does
     display: str | None = None  # of a forwarded X server: "localhost:10.0"
+
+
+@dataclass(frozen=True, slots=True)
+class CloneWatcher:
+    """The terminal of somebody who waits for a workspace to be cloned."""
+
+    write: Callable[[bytes], None]  # never waits; what a slow client cannot take may be left out
+    columns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from gateway.state import Places
 from gateway.store.location import parse_database_url
 from gateway.vault import Vault
 from gateway.way_in import WayIn, known_hosts_name, reached_here
+from gateway.workspace_name import GitHosts
 from gateway.workspaces.create import end_keeper
 
 T = TypeVar("T")
@@ -65,6 +66,11 @@ def github_account(config: Config, places: Places, store: AccountStore) -> Githu
     api = GithubClient(config.github)
     tokens = GithubTokens(config.github, api=api, vault=Vault(places.keys_dir), store=store, lock_dir=places.state_dir)
     return GithubAccount(config.github, api=api, tokens=tokens)
+
+
+def git_hosts(config: Config) -> GitHosts:
+    """Where repositories may be cloned from."""
+    return GitHosts(config.github.web_url, config.git.hosts)
 
 
 def way_into(workspace: Workspace, address: Address, *, tree: str, places: Places, identity: str | None) -> WayIn:

@@ -21,6 +21,7 @@ from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
 from gateway.interfaces import (
+    CloneWatcher,
     EndReason,
     Inside,
     Keeper,
@@ -80,6 +81,14 @@ class DisplaysThatFollow(Protocol):
         ...
 
 
+class FirstClones(Protocol):
+    """Clones what was declared only (gateway/workspaces)."""
+
+    async def ready(self, workspace: Workspace, watcher: CloneWatcher | None = None) -> Workspace:
+        """The workspace once it has its tree, at once if it has one. Cancelling ends the waiting, not the clone."""
+        ...
+
+
 class Sessions:
     """Opens and ends sessions. `spawn` makes tasks that the app waits for."""
 
@@ -113,6 +122,8 @@ class Sessions:
         self.adopt_unowned: Callable[[Workspace], Awaitable[None]] | None = None
         # Where none was found: ask another gateway, which was replaced, for one. True: look again.
         self.fetch: Callable[[Workspace, str | None, str], Awaitable[bool]] | None = None
+        # A workspace may be declared, and cloned when somebody comes.
+        self.clones: FirstClones | None = None
         self.is_draining = False
         self.changed = asyncio.Event()  # set whenever a session is gone from `live`, or nobody looks at it any more
 
@@ -148,6 +159,7 @@ class Sessions:
         if self.is_draining:
             raise LoginRefused("the gateway is restarting; connect again in a moment")
         workspace = await self.workspace_for(request.principal, request.login_name)
+        workspace = await self.with_tree(workspace, _clone_watcher(request, channel))
         wish = Wish.of(request, parse_login_name(request.login_name))
         if not wish.is_kept:
             return await self._begin(request, channel, workspace, wish)
@@ -362,6 +374,10 @@ class Sessions:
         names = [known.name for known in await self._store.list_workspaces()]
         raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))
 
+    async def with_tree(self, workspace: Workspace, watcher: CloneWatcher | None = None) -> Workspace:
+        """Wait for the clone of one that is declared only. Raises GatewayError, and then it stays so."""
+        return workspace if workspace.is_cloned or self.clones is None else await self.clones.ready(workspace, watcher)
+
     # ------------------------------------------------------------------------------- what clients do meanwhile
 
     def _pass_signal(self, session_id: str, name: str) -> None:
@@ -445,6 +461,18 @@ class Sessions:
             for session_id, live in self._live.items()
         ]
         await self._store.flush_activity(activity)
+
+
+def _clone_watcher(request: SessionRequest, channel: Channel) -> CloneWatcher | None:
+    """Only where a person looks at a terminal: nothing of ours on the streams of commands and transfers."""
+    if request.kind is not SessionKind.SHELL or request.terminal is None:
+        return None
+
+    def write(data: bytes) -> None:
+        if not channel.is_writing_paused:
+            channel.write_stderr(data)
+
+    return CloneWatcher(write, request.terminal.size.columns or 80)
 
 
 def log_ended(live: Live, end: ProgramExit) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from gateway.journal import JournalAction, JournalRow
     from gateway.lobby.context import Output
+    from gateway.tree_status import Synced, TreeStatus
     from gateway.way_in import WayIn
 
 
@@ -129,8 +130,32 @@ class SessionControl(Protocol):
 class WorkspaceYard(Protocol):
     """Makes workspaces and puts them away (gateway/workspaces)."""
 
-    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
-        """An empty git repository, or a clone of `source`. Cancelled or failed, it leaves nothing half made."""
+    async def create(
+        self,
+        *,
+        name: str | None,
+        source: str | None,
+        branch: str | None = None,
+        description: str | None = None,
+        is_declared: bool = False,
+        progress: Output,
+        is_terminal: bool,
+        columns: int = 80,
+    ) -> Workspace:
+        """An empty git repository, or a clone of `source`, or the declaration of one. Cancelled or failed, it leaves
+        nothing half made."""
+        ...
+
+    async def status(self, workspace: Workspace) -> TreeStatus: ...
+
+    async def sync(
+        self, workspace: Workspace, *, by: str, progress: Output, is_terminal: bool, columns: int = 80
+    ) -> Synced:
+        """Fetch and go forward; writes both into the journal, as they end."""
+        ...
+
+    async def rename(self, workspace: Workspace, name: str) -> tuple[Workspace, list[str]]:
+        """With the fingerprints of the keys whose scope had the old name, and has the new one now."""
         ...
 
     async def archive(self, workspace: Workspace) -> str:

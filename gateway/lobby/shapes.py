@@ -5,6 +5,7 @@ fields are added, never renamed or removed. Times are ISO 8601 in UTC, sizes in 
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from gateway.way_in import code_command, config_entry, ssh_command
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     )
     from gateway.journal import JournalRow
     from gateway.lobby.services import BackupMade, RecordingInfo
+    from gateway.tree_status import Synced, TreeStatus
     from gateway.way_in import WayIn
 
 Shape = dict[str, object]
 
 
 def moment(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def workspace_shape(workspace: Workspace) -> Shape:
@@ -47,6 +49,45 @@ def workspace_shape(workspace: Workspace) -> Shape:
         "shell": workspace.shell,
         "active_session_count": workspace.active_session_count,
         "created_at": moment(workspace.created_at),
+        "description": workspace.description,
+        "is_cloned": workspace.is_cloned,
+        "last_sync_at": moment(workspace.last_sync_at),
+        "last_activity_at": moment(workspace.last_activity_at),
+        "archived_at": moment(workspace.archived_at),
+    }
+
+
+def tree_shape(workspace: Workspace, status: TreeStatus | None, *, session_count: int) -> Shape:
+    """`status` None: it is not cloned yet."""
+    commit = None if status is None else status.last_commit
+    return {
+        "workspace": workspace.name,
+        "is_cloned": workspace.is_cloned,
+        "branch": workspace.clone_branch if status is None else status.branch,
+        "upstream": None if status is None else status.upstream,
+        "ahead": None if status is None else status.ahead,
+        "behind": None if status is None else status.behind,
+        "modified": None if status is None else status.modified,
+        "staged": None if status is None else status.staged,
+        "untracked": None if status is None else status.untracked,
+        "conflicted": None if status is None else status.conflicted,
+        "is_complete": None if status is None else status.is_complete,
+        "last_commit": None
+        if commit is None
+        else {"id": commit.id, "at": moment(commit.at), "author": commit.author, "subject": commit.subject},
+        "session_count": session_count,
+        "last_activity_at": moment(workspace.last_activity_at),
+        "last_sync_at": moment(workspace.last_sync_at),
+    }
+
+
+def sync_shape(workspace: Workspace, synced: Synced) -> Shape:
+    return {
+        "workspace": workspace.name,
+        "branch": synced.branch,
+        "before": synced.before,
+        "after": synced.after,
+        "commit_count": synced.commit_count,
     }
 
 

@@ -18,6 +18,7 @@ from gateway.lobby import (
     settings,
     themes,
     tokens,
+    trees,
     workspaces,
 )
 from gateway.lobby.command import EXIT_STATUS_HELP, Command, HelpAsked
@@ -34,6 +35,7 @@ class Offer(Enum):
 
 COMMANDS: tuple[Command, ...] = (
     *workspaces.COMMANDS,
+    *trees.COMMANDS,
     *settings.COMMANDS,
     *connect.COMMANDS,
     *keys.COMMANDS,

@@ -101,6 +101,7 @@ class WorkspaceQueries:
             branch=parse_branch(branch),
             description=clean_description(description),
             is_cloned=is_cloned,
+            last_sync_at=datetime.now(UTC) if is_cloned and github_url is not None else None,
             clone_branch=None if clone_branch is None else parse_branch(clone_branch),
         )
 

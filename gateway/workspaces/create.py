@@ -1,8 +1,8 @@
 """Makes workspaces and puts them away.
 
-A new workspace is built under another name (`.new-ID`), filled by git inside its own walls, renamed, and only then
-gets its row: whatever happens before that leaves nothing anyone could see. What a crash leaves is removed at the next
-start by `remove_half_made`.
+A new workspace is built under another name (making.py), renamed, and only then gets its row: whatever happens before
+that leaves nothing anyone could see. What a crash leaves is removed at the next start by `remove_half_made`. One that
+is only declared has its row first and its tree later (declared.py), by the same rename.
 """
 
 from __future__ import annotations
@@ -12,21 +12,33 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Coroutine
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from gateway.errors import CommandRefused, KeeperGone, KeeperRefused, NameTaken
+from gateway.errors import CommandRefused, KeeperGone, KeeperRefused, NameTaken, UsageWrong
 from gateway.events import Event
 from gateway.ids import new_id
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
+from gateway.journal import JournalAction
 from gateway.log import log_event, log_warning
-from gateway.workspace_name import NAME_CHARACTERS_MAX, RepositoryUrl, parse_repository_url, parse_workspace_name
-from gateway.workspaces.git import FIRST_BRANCH, run_git
+from gateway.tree_status import Synced, TreeStatus
+from gateway.workspace_name import (
+    NAME_CHARACTERS_MAX,
+    GitHosts,
+    RepositoryUrl,
+    clean_description,
+    parse_branch,
+    parse_workspace_name,
+)
+from gateway.workspaces.declared import DeclaredClones
+from gateway.workspaces.git import FIRST_BRANCH
+from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted
+from gateway.workspaces.progress import GitProgress
+from gateway.workspaces.trees import Recorder, status_of, sync_tree
 
-HALF_MADE_PREFIX = ".new-"
 KEEPER_END_SECONDS = 10
-GIT_ANSWER_SECONDS = 60  # `git init` and `git symbolic-ref`; only a clone takes longer
 
 
 class Progress(Protocol):
@@ -34,11 +46,17 @@ class Progress(Protocol):
 
 
 class WorkspaceRows(Protocol):
-    """What this module asks of the database (gateway/store)."""
+    """What this folder asks of the database (gateway/store)."""
 
     async def find_workspace(self, login_name: str) -> Workspace | None: ...
 
     async def find_workspace_by_repo(self, github_repo: str) -> Workspace | None: ...
+
+    async def workspace(self, workspace_id: str) -> Workspace | None: ...
+
+    async def refuse_one_more_workspace(self) -> None:
+        """Raises CommandRefused if there are as many as the settings allow."""
+        ...
 
     async def add_workspace(
         self,
@@ -49,11 +67,25 @@ class WorkspaceRows(Protocol):
         branch: str = FIRST_BRANCH,
         description: str | None = None,
         id: str | None = None,
+        is_cloned: bool = True,
+        clone_branch: str | None = None,
     ) -> Workspace:
         """Raises NameTaken."""
         ...
 
+    async def mark_workspace_cloned(self, workspace_id: str, *, branch: str) -> None: ...
+
+    async def mark_workspace_synced(self, workspace_id: str) -> None: ...
+
+    async def rename_workspace(self, workspace_id: str, name: str) -> list[str]:
+        """Returns the fingerprints of the keys whose scope had the old name. Raises NameRefused, NameTaken."""
+        ...
+
     async def archive_workspace(self, workspace_id: str) -> None: ...
+
+    async def record(
+        self, action: JournalAction, *, success: bool, details: Mapping[str, object] | None = None
+    ) -> None: ...
 
 
 class WorkspaceYard:
@@ -68,27 +100,53 @@ class WorkspaceYard:
         launcher: Launcher,
         rows: WorkspaceRows,
         clone_seconds_max: float,
+        hosts: GitHosts,
     ) -> None:
         self._workspaces_dir = workspaces_dir
         self._archive_dir = archive_dir
         self._keepers = keepers
         self._launcher = launcher
         self._rows = rows
-        self._clone_seconds_max = clone_seconds_max
+        self._hosts = hosts
+        self._maker = Maker(workspaces_dir=workspaces_dir, keepers=keepers, launcher=launcher,
+                            clone_seconds_max=clone_seconds_max, end_keeper=self._end_keeper,
+                            remove=_remove)  # fmt: skip
+        self.declared = DeclaredClones(self._maker, rows=rows, workspaces_dir=workspaces_dir)
 
-    async def create(self, *, name: str | None, source: str | None, progress: Progress, is_terminal: bool) -> Workspace:
-        """An empty git repository, or a clone of `source` (whose name is the default). Raises NameTaken, UsageWrong,
-        CommandRefused with git's words, LauncherUnavailable. Cancelled or failed, it leaves nothing behind."""
-        origin = parse_repository_url(source) if source is not None else None
+    async def create(
+        self,
+        *,
+        name: str | None,
+        source: str | None,
+        branch: str | None = None,
+        description: str | None = None,
+        is_declared: bool = False,
+        progress: Progress,
+        is_terminal: bool,
+        columns: int = 80,
+    ) -> Workspace:
+        """An empty git repository, or a clone of `source` (`owner/repo` or a URL, whose name is the default): of its
+        default branch, or of `branch`. `is_declared`: cloned at the first login.
+
+        Raises NameRefused, NameTaken, UsageWrong, CommandRefused with git's words, LauncherUnavailable. Cancelled or
+        failed, it leaves nothing behind.
+        """
+        origin = self._hosts.parse(source) if source is not None else None
         name = parse_workspace_name(name or (name_of_clone(origin.url) if origin else "")).display
+        if origin is None and (branch is not None or is_declared):
+            raise UsageWrong("an empty workspace is made at once, on the branch main; --branch and --later are for a"
+                             " repository to clone")  # fmt: skip
+        wanted = Wanted(origin.url if origin else None, None if branch is None else parse_branch(branch))
+        description = clean_description(description)
         await self._refuse_taken(name, origin)
-        place = self._workspaces_dir / f"{HALF_MADE_PREFIX}{new_id()}"
-        try:
-            made = await self._build(place, name, origin, progress, is_terminal=is_terminal)
-        except BaseException:
-            await uninterrupted(self._undo(place))
-            raise
-        log_event(Event.WORKSPACE_CREATED, workspace=made.name, is_clone=origin is not None)
+        await self._rows.refuse_one_more_workspace()
+        workspace = self._unmade(name, origin, description)
+        if is_declared:
+            made = await self._add(workspace, name, wanted.branch or FIRST_BRANCH, wanted=wanted, is_cloned=False)
+        else:
+            shown = GitProgress(progress, is_terminal=is_terminal, columns=columns)
+            made = await self._make(workspace, name, wanted, shown)
+        log_event(Event.WORKSPACE_CREATED, workspace=made.name, is_clone=origin is not None, is_declared=is_declared)
         return made
 
     async def _refuse_taken(self, name: str, origin: RepositoryUrl | None) -> None:
@@ -102,51 +160,88 @@ class WorkspaceYard:
         if taken is not None:
             raise NameTaken(f'{taken.github_repo} is cloned already: it is the workspace "{taken.name}"')
 
-    async def _build(
-        self, place: Path, name: str, origin: RepositoryUrl | None, progress: Progress, *, is_terminal: bool
-    ) -> Workspace:
-        for folder in (place, place / "home", place / "tree"):
-            folder.mkdir(mode=0o700)
-        workspace = Workspace(id=_id_of(place), name=name, home=place / "home", tree=place / "tree")
-        branch = await self._fill(workspace, origin, progress, is_terminal=is_terminal)
-        await self._end_keeper(workspace.id)  # its walls were built around the place's first name
+    def _unmade(self, name: str, origin: RepositoryUrl | None, description: str | None) -> Workspace:
+        """As it will be, for its walls: they have the login name inside."""
+        workspace_id = new_id()
+        place = self._workspaces_dir / workspace_id
+        return Workspace(id=workspace_id, name=name.lower(), home=place / "home", tree=place / "tree",
+                         github_repo=origin.github_repo if origin else None,
+                         github_url=origin.url if origin else None, description=description)  # fmt: skip
+
+    async def _make(self, workspace: Workspace, name: str, wanted: Wanted, progress: GitProgress) -> Workspace:
+        made = await self._maker.make(workspace, wanted, progress)
         final = self._workspaces_dir / workspace.id
-        place.rename(final)
         try:
-            return await self._rows.add_workspace(
-                name,
-                github_repo=origin.github_repo if origin else None,
-                github_url=origin.url if origin else None,
-                branch=branch,
-                id=workspace.id,
-            )
+            made.place.rename(final)
+            try:
+                return await self._add(workspace, name, made.branch, wanted=wanted)
+            except BaseException:
+                final.rename(made.place)
+                raise
         except BaseException:
-            final.rename(place)
+            await self._maker.undo(made.place)
             raise
 
-    async def _fill(
-        self, workspace: Workspace, origin: RepositoryUrl | None, progress: Progress, *, is_terminal: bool
-    ) -> str:
-        """Have git make the tree; returns the branch it is on."""
+    async def _add(
+        self, workspace: Workspace, name: str, branch: str, *, wanted: Wanted, is_cloned: bool = True
+    ) -> Workspace:
+        return await self._rows.add_workspace(
+            name,
+            github_repo=workspace.github_repo,
+            github_url=workspace.github_url,
+            branch=branch,
+            description=workspace.description,
+            id=workspace.id,
+            is_cloned=is_cloned,
+            clone_branch=None if is_cloned else wanted.branch,
+        )
+
+    async def status(self, workspace: Workspace) -> TreeStatus:
+        """What git says of the tree. Raises CommandRefused, also for one that is not cloned yet."""
+        _refuse_unmade(workspace)
+        return await status_of(await self._keepers.keeper_for(workspace), self._launcher.inside(workspace))
+
+    async def sync(
+        self, workspace: Workspace, *, by: str, progress: Progress, is_terminal: bool, columns: int = 80
+    ) -> Synced:
+        """Fetch, and go forward to what the upstream has, if nothing stands in the way; both are in the journal.
+        Raises CommandRefused with the reason."""
+        _refuse_unmade(workspace)
+        if workspace.github_url is None:
+            raise CommandRefused(f'"{workspace.name}" was made empty: there is no repository to fetch from; enter it'
+                                 " and use git there")  # fmt: skip
         keeper = await self._keepers.keeper_for(workspace)
-        inside = self._launcher.inside(workspace)
+        shown = GitProgress(progress, is_terminal=is_terminal, columns=columns)
+        synced = await sync_tree(keeper, self._launcher.inside(workspace), workspace, Recorder(self._rows.record, workspace, by), shown,
+                                 seconds_max=self._maker.clone_seconds_max)  # fmt: skip
+        await self._rows.mark_workspace_synced(workspace.id)
+        return synced
 
-        async def show(text: str) -> None:
-            await progress.write(text.encode())
+    async def rename(self, workspace: Workspace, name: str) -> tuple[Workspace, list[str]]:
+        """Give it another login name; returns it, and the fingerprints of keys whose scope went with it. Raises
+        CommandRefused while programs run in it: their paths have the old name."""
+        parsed = parse_workspace_name(name)
+        await self._refuse_running(workspace)
+        fingerprints = await self._rows.rename_workspace(workspace.id, parsed.display)
+        try:
+            # A login by the old name may have been under way; by the new one nobody knows it yet.
+            await self._refuse_running(workspace)
+        except CommandRefused:
+            await self._rows.rename_workspace(workspace.id, workspace.name)
+            raise
+        await self._end_keeper(workspace.id)  # idle; its walls were built around the old name
+        log_event(Event.WORKSPACE_RENAMED, workspace=parsed.slug, before=workspace.name)
+        return replace(workspace, name=parsed.slug), fingerprints
 
-        if origin is None:
-            arguments = ["init", "--quiet", "."]
-            await run_git(keeper, inside, arguments, seconds_max=GIT_ANSWER_SECONDS, on_progress=show)
-            return FIRST_BRANCH
-        shown = "--progress" if is_terminal else "--no-progress"
-        arguments = ["clone", shown, "--", origin.url, "."]
-        await run_git(keeper, inside, arguments, seconds_max=self._clone_seconds_max, on_progress=show)
-        # An empty repository has a branch too, and a detached HEAD (a tag as the default) has none.
-        arguments = ["symbolic-ref", "--quiet", "--short", "HEAD"]
-        with contextlib.suppress(CommandRefused):
-            branch = await run_git(keeper, inside, arguments, seconds_max=GIT_ANSWER_SECONDS, on_progress=show)
-            return branch.strip() or FIRST_BRANCH
-        return FIRST_BRANCH
+    async def _refuse_running(self, workspace: Workspace) -> None:
+        for keeper in self._keepers_of(workspace.id):
+            with contextlib.suppress(KeeperGone):
+                if count := await keeper.process_count():
+                    programs = "a program runs" if count == 1 else f"{count} programs run"
+                    raise CommandRefused(
+                        f'{programs} in "{workspace.name}", and their paths have its name; end them first with:'
+                        f" homeport kill --workspace {workspace.name}"
+                    )
 
     async def archive(self, workspace: Workspace) -> str:
         """End the workspace's keeper and move its files; the row stays, inactive. Returns where they are now."""
@@ -163,14 +258,11 @@ class WorkspaceYard:
         return str(target)
 
     async def _end_keeper(self, workspace_id: str) -> None:
-        for keeper in [running for running in self._keepers.running() if running.workspace_id == workspace_id]:
+        for keeper in self._keepers_of(workspace_id):
             await end_keeper(keeper)
 
-    async def _undo(self, place: Path) -> None:
-        try:
-            await self._end_keeper(_id_of(place))
-        finally:
-            await asyncio.to_thread(_remove, place)
+    def _keepers_of(self, workspace_id: str) -> list[Keeper]:
+        return [keeper for keeper in self._keepers.running() if keeper.workspace_id == workspace_id]
 
 
 async def end_keeper(keeper: Keeper) -> None:
@@ -190,17 +282,9 @@ async def remove_half_made(workspaces_dir: Path) -> None:
         await asyncio.to_thread(_remove, place)
 
 
-async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Finish `work` although the task is being cancelled, once or more often. The work has deadlines of its own."""
-    task = asyncio.create_task(work, name="workspace:undo")
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    task.result()
-
-
-def _id_of(place: Path) -> str:
-    return place.name.removeprefix(HALF_MADE_PREFIX)
+def _refuse_unmade(workspace: Workspace) -> None:
+    if not workspace.is_cloned:
+        raise CommandRefused(f'"{workspace.name}" is declared and not cloned yet; its first login clones it')
 
 
 def name_of_clone(url: str) -> str:

@@ -4,18 +4,34 @@ fsmonitor), so it must find nothing there but the workspace itself."""
 from __future__ import annotations
 
 import codecs
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.errors import CommandRefused, KeeperGone
+from gateway.errors import CommandRefused, GitFailed, KeeperGone
 from gateway.interfaces import Inside, Keeper, ProgramExit
 from gateway.workspaces.inside import InsideProgram, run_inside
 
 PROTOCOLS_ALLOWED = "https:ssh"  # for submodules and redirects as well: never file: or ext::
+PROTOCOLS_WITH_HTTP = "https:ssh:http"  # where the GitHub that is configured is a listener on loopback
 OUTPUT_MAX_BYTES = 64 * 1024
 READ_BYTES = 32 * 1024
-LAST_LINES_KEPT = 5
+LAST_LINES_KEPT = 12
 FIRST_BRANCH = "main"
+HTTP_BYTES_PER_SECOND_MIN = 100
+HTTP_SILENCE_SECONDS = 60
+
+# What git, curl and ssh say when the other side cannot be reached, or went away in the middle.
+_NETWORK_WORDS = (
+    "Could not resolve host", "Temporary failure in name resolution", "Failed to connect", "Couldn't connect",
+    "Connection refused", "Connection reset", "Connection timed out", "Connection closed", "Network is unreachable",
+    "No route to host", "Operation timed out", "Operation too slow", "early EOF", "unexpected disconnect",
+    "hung up unexpectedly", "RPC failed", "Empty reply from server", "transfer closed", "returned error: 5",
+    "SSL_ERROR_SYSCALL", "unexpected eof", "TLS connection was non-properly terminated",
+)  # fmt: skip
+# Those come with such words as well, and trying again helps nothing.
+_NOT_NETWORK_WORDS = ("returned error: 4", "RPC failed; HTTP 4", "No space left on device", "Permission denied")
+_PERCENTAGE = re.compile(r": +\d{1,3}% \(")
 
 # Never ask anything: nobody could answer. A new host's key is taken on first use, a changed one is refused (ssh(1)).
 _SSH_COMMAND = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20"
@@ -27,6 +43,9 @@ _OPTIONS = tuple(
         "maintenance.auto=false",
         "core.askPass=",
         "advice.detachedHead=false",
+        # A server that sends nothing is a network that failed; git itself would wait for ever.
+        f"http.lowSpeedLimit={HTTP_BYTES_PER_SECOND_MIN}",
+        f"http.lowSpeedTime={HTTP_SILENCE_SECONDS}",
         f"init.defaultBranch={FIRST_BRANCH}",  # also of a clone without commits, unless the far side names its own
     )
     for word in ("-c", setting)
@@ -41,24 +60,41 @@ GIT_ENVIRONMENT = {
 OnProgress = Callable[[str], Awaitable[None]]
 
 
-async def run_git(
-    keeper: Keeper, inside: Inside, arguments: Sequence[str], *, seconds_max: float, on_progress: OnProgress
-) -> str:
-    """Run `git ARGUMENTS` in the tree and return what it printed; stderr goes to `on_progress` as it comes.
+async def say_nothing(_: str) -> None:
+    """For a git whose words matter only if it fails."""
 
-    Raises CommandRefused with git's last words, KeeperGone, ProgramFailed. Cancelling hangs git up before it returns.
+
+def protocols_for(url: str | None) -> str:
+    """What git may speak for a repository at `url`, which was checked."""
+    return PROTOCOLS_WITH_HTTP if url is not None and url.startswith("http://") else PROTOCOLS_ALLOWED
+
+
+async def run_git(
+    keeper: Keeper,
+    inside: Inside,
+    arguments: Sequence[str],
+    *,
+    seconds_max: float,
+    on_progress: OnProgress,
+    protocols: str = PROTOCOLS_ALLOWED,
+    output_max_bytes: int = OUTPUT_MAX_BYTES,
+) -> str:
+    """Run `git ARGUMENTS` in the tree and return what it printed, cut at `output_max_bytes`; stderr goes to
+    `on_progress` as it comes.
+
+    Raises GitFailed with git's last words, KeeperGone, ProgramFailed. Cancelling hangs git up before it returns.
     """
     output = bytearray()
     said = _Said(on_progress)
 
     async def keep(piece: bytes) -> None:
-        output.extend(piece[: OUTPUT_MAX_BYTES - len(output)])
+        output.extend(piece[: output_max_bytes - len(output)])
 
     program = InsideProgram(
         argv=[word.encode() for word in ("env", "git", *_OPTIONS, *arguments)],
         stdout=keep,
         stderr=said.take,
-        environment=GIT_ENVIRONMENT,
+        environment=GIT_ENVIRONMENT | {"GIT_ALLOW_PROTOCOL": protocols},
         read_bytes=READ_BYTES,
     )
     try:
@@ -84,7 +120,7 @@ class _Said:
             for letter in self._decoder.decode(piece)
         )
         *lines, self._unfinished = (self._unfinished + text)[-READ_BYTES:].replace("\r", "\n").split("\n")
-        self._last_lines.extend(line.strip() for line in lines if line.strip())
+        self._last_lines.extend(line.strip() for line in lines if line.strip() and not _PERCENTAGE.search(line))
         await self._on_progress(text)
 
     def finish(self) -> Sequence[str]:
@@ -103,18 +139,25 @@ def _refuse_failure(end: ProgramExit, last_lines: Sequence[str]) -> None:
         raise CommandRefused("git is not installed where workspaces see it; install it with: apt install git")
     fatal = [line for line in last_lines if line.startswith(("fatal:", "error:"))] or list(last_lines)[-1:]
     said = fatal[-1].removeprefix("fatal: ").removeprefix("error: ") if fatal else f"it ended with {_how(end)}"
-    raise CommandRefused(f"git failed: {said}{_hint(last_lines)}")
+    text = "\n".join(last_lines)
+    is_network = _has(text, _NETWORK_WORDS) and not _has(text, _NOT_NETWORK_WORDS)
+    raise GitFailed(f"git failed: {said}{_hint(text)}", lines=tuple(last_lines), is_network=is_network)
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    return any(word in text for word in words)
 
 
 def _how(end: ProgramExit) -> str:
     return f"signal {end.signal}" if end.signal is not None else f"exit status {end.exit_code}"
 
 
-def _hint(last_lines: Sequence[str]) -> str:
-    text = "\n".join(last_lines)
-    if any(words in text for words in ("could not read Username", "Permission denied", "Authentication failed")):
+def _hint(text: str) -> str:
+    if "No space left on device" in text:
+        return "\nthe disk of the gateway is full: make room, then try again"
+    if _has(text, ("could not read Username", "Permission denied", "Authentication failed")):
         return (
-            "\nprivate repositories need credentials, which the gateway does not have: make an empty workspace with"
+            "\nprivate repositories need a login: `homeport github login`; or make an empty workspace with"
             " `homeport new NAME`, enter it and clone there"
         )
     return ""

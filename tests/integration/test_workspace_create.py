@@ -3,113 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import CommandRefused, KeeperGone, NameRefused, NameTaken
-from gateway.interfaces import Workspace
-from gateway.workspaces.create import WorkspaceYard, name_of_clone, remove_half_made, uninterrupted
-from tests.support.local_keepers import LocalKeepers, LocalLauncher
-
-# Stands for ssh: whatever the host, runs the far side's command here.
-SSH = '#!/bin/sh\nfor command; do :; done\nprintf "%s" "$SSH_SAYS" >&2\neval exec "$command"\n'
-
-
-@dataclass
-class Rows:
-    """Implements WorkspaceRows."""
-
-    workspaces_dir: Path
-    rows: list[Workspace] = field(default_factory=list)
-    refuses_late: bool = False
-
-    async def find_workspace(self, login_name: str) -> Workspace | None:
-        return next((row for row in self.rows if row.name == login_name), None)
-
-    async def find_workspace_by_repo(self, github_repo: str) -> Workspace | None:
-        return next((row for row in self.rows if row.github_repo == github_repo), None)
-
-    async def add_workspace(self, name: str, *, id: str | None = None, **values: str | None) -> Workspace:
-        if self.refuses_late:
-            raise NameTaken("another command was faster")
-        assert id is not None
-        place = self.workspaces_dir / id
-        self.rows.append(Workspace(id, name, place / "home", place / "tree", **values))  # type: ignore[arg-type]
-        return self.rows[-1]
-
-    async def archive_workspace(self, workspace_id: str) -> None:
-        self.rows = [replace(row, is_active=False) if row.id == workspace_id else row for row in self.rows]
-
-
-class Progress:
-    def __init__(self) -> None:
-        self.text = ""
-
-    async def write(self, data: bytes) -> None:
-        self.text += data.decode()
-
-
-@dataclass
-class Rig:
-    yard: WorkspaceYard
-    rows: Rows
-    keepers: LocalKeepers
-    directory: Path
-    progress: Progress = field(default_factory=Progress)
-
-    async def create(self, name: str | None, source: str | None = None) -> Workspace:
-        return await self.yard.create(name=name, source=source, progress=self.progress, is_terminal=False)
-
-    @property
-    def left_on_disk(self) -> list[str]:
-        return sorted(path.name for path in (self.directory / "workspaces").iterdir())
-
-    def assert_nothing_left(self) -> None:
-        assert (self.left_on_disk, self.rows.rows, self.keepers.running()) == ([], [], [])
+from gateway.workspaces.create import name_of_clone, remove_half_made
+from gateway.workspaces.making import uninterrupted
+from tests.support.yard import Rig, git, make_far_repository, opened_rig
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    for name in ("workspaces", "archive"):
-        (tmp_path / name).mkdir()
-    ssh = tmp_path / "ssh"
-    ssh.write_text(SSH)
-    ssh.chmod(0o755)
-    # Without the variant git first runs the command once more, to find out what it is.
-    keepers = LocalKeepers({b"GIT_SSH_COMMAND": os.fsencode(ssh), b"GIT_SSH_VARIANT": b"simple"})
-    rows = Rows(tmp_path / "workspaces")
-    yard = WorkspaceYard(
-        workspaces_dir=tmp_path / "workspaces",
-        archive_dir=tmp_path / "archive",
-        keepers=keepers,
-        launcher=LocalLauncher(),
-        rows=rows,
-        clone_seconds_max=30,
-    )
-    yield Rig(yard, rows, keepers, tmp_path)
-    await keepers.close()
-    assert {task.get_name() for task in asyncio.all_tasks()} == {asyncio.current_task().get_name()}  # type: ignore[union-attr]
+    async with opened_rig(tmp_path) as rig:
+        yield rig
 
 
 @pytest.fixture
 def far_repository(tmp_path: Path) -> str:
-    """A repository with one commit on a branch of its own name; returns its address."""
+    """Its address."""
     place = tmp_path / "far" / "Hello.World.git"
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run([*git, "init", "-q", "--initial-branch=trunk", place], check=True)
-    (place / "README").write_text("hello\n")
-    subprocess.run([*git, "-C", place, "add", "."], check=True)
-    subprocess.run([*git, "-C", place, "commit", "-q", "-m", "one"], check=True)
+    make_far_repository(place)
     return f"git@far.example:{place}"
-
-
-def git(tree: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", tree, *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
 async def test_an_empty_workspace_is_a_git_repository_with_a_home_beside_it(rig: Rig):
@@ -123,7 +41,7 @@ async def test_a_clone_has_the_files_the_branch_and_the_url(rig: Rig, far_reposi
     made = await rig.create(None, far_repository)
     assert (made.name, made.branch, made.github_url) == ("hello-world", "trunk", far_repository)
     assert (made.tree / "README").read_text() == "hello\n"
-    assert "Cloning into '.'" in rig.progress.text
+    assert (made.last_sync_at, rig.progress.text) == (None, "")  # no terminal, no percentages
 
 
 async def test_a_clone_of_a_repository_without_commits_works(rig: Rig, tmp_path: Path):
@@ -156,7 +74,7 @@ async def test_a_clone_that_fails_gives_gits_words_and_leaves_nothing(rig: Rig, 
 
 async def test_words_about_missing_credentials_come_with_a_way_out(rig: Rig, far_repository: str):
     rig.keepers.environment[b"GIT_SSH_COMMAND"] = b"echo 'git@far: Permission denied (publickey).' >&2; false"
-    with pytest.raises(CommandRefused, match="make an empty workspace with `homeport new NAME`"):
+    with pytest.raises(CommandRefused, match="`homeport github login`; or make an empty workspace"):
         await rig.create("app", far_repository)
 
 
@@ -184,7 +102,7 @@ async def test_a_cancelled_clone_ends_git_and_leaves_nothing(rig: Rig, far_repos
 
 async def test_a_clone_that_takes_too_long_is_ended(rig: Rig, far_repository: str):
     rig.keepers.environment[b"GIT_SSH_COMMAND"] = b"sleep 1000; false"
-    rig.yard._clone_seconds_max = 0.1
+    rig.yard._maker.clone_seconds_max = 0.1
     with pytest.raises(CommandRefused, match="not done after"):
         await rig.create("app", far_repository)
     rig.assert_nothing_left()

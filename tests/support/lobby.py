@@ -27,6 +27,7 @@ from gateway.lobby.context import LobbyContext, Nobody, Output, Person
 from gateway.lobby.door import PROG
 from gateway.lobby.run import run_command
 from gateway.lobby.services import GithubDesk, RecordingInfo, Services, StopBegun
+from gateway.tree_status import Synced, TreeStatus
 from gateway.way_in import WayIn
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -209,11 +210,41 @@ class FakeYard:
 
     made: list[tuple[str | None, str | None]] = field(default_factory=list)
     archived: list[str] = field(default_factory=list)
+    wanted: list[tuple[str | None, str | None, bool]] = field(default_factory=list)
+    tree: TreeStatus = field(default_factory=lambda: TreeStatus("main", "a" * 40, "origin/main", 0, 0))
+    synced: list[tuple[str, str]] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    renamed_keys: list[str] = field(default_factory=list)  # fingerprints
 
-    async def create(self, *, name: str | None, source: str | None, progress: Output, is_terminal: bool) -> Workspace:
+    async def create(
+        self,
+        *,
+        name: str | None,
+        source: str | None,
+        branch: str | None = None,
+        description: str | None = None,
+        is_declared: bool = False,
+        progress: Output,
+        is_terminal: bool,
+        columns: int = 80,
+    ) -> Workspace:
         self.made.append((name, source))
+        self.wanted.append((branch, description, is_declared))
         await progress.write(b"receiving objects\n")
-        return workspace(name or "cloned")
+        return replace(workspace(name or "cloned"), is_cloned=not is_declared, description=description)
+
+    async def status(self, workspace: Workspace) -> TreeStatus:
+        return self.tree
+
+    async def sync(
+        self, workspace: Workspace, *, by: str, progress: Output, is_terminal: bool, columns: int = 80
+    ) -> Synced:
+        self.synced.append((workspace.name, by))
+        return Synced("main", "a" * 40, "b" * 40, 2)
+
+    async def rename(self, workspace: Workspace, name: str) -> tuple[Workspace, list[str]]:
+        self.renamed.append((workspace.name, name))
+        return replace(workspace, name=name), self.renamed_keys
 
     async def archive(self, workspace: Workspace) -> str:
         self.archived.append(workspace.name)
