@@ -109,7 +109,7 @@ async def _sync(lobby: LobbyContext, args: Namespace) -> int:
 COMMANDS = (
     Command(
         name="status",
-        summary="what git says of a workspace's tree: branch, changes, last commit",
+        summary="what git says of a tree: branch, changes, last commit",
         run=_status,
         arguments=_status_arguments,
         for_scoped_keys=True,

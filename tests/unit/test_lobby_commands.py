@@ -13,6 +13,9 @@ from gateway.interfaces import EndReason, SessionRow, SessionStatus
 from gateway.lobby.recordings import TERMINAL_RESET
 from gateway.lobby.services import StopBegun
 from gateway.lobby.sessions import COMMANDS as SESSION_COMMANDS
+from gateway.lobby.trees import COMMANDS as TREE_COMMANDS
+from gateway.lobby.workspaces import COMMANDS as WORKSPACE_COMMANDS
+from gateway.tree_status import Commit, TreeStatus
 from tests.support.lobby import NOW, FakeLobby, FakeStore, Recording, session, workspace
 
 ID_ONE = "01932b7e-8f3c-7c4e-9d31-5a1f0c8e2b77"
@@ -47,6 +50,74 @@ async def test_new_takes_a_name_or_a_url_with_a_name(lobby: FakeLobby, words: li
     assert lobby.stderr.text == "receiving objects\n"
 
 
+async def test_new_passes_branch_description_and_later_on(lobby: FakeLobby):
+    assert await lobby("new", "o/r", "--branch", "next", "--description", "what for", "--later") == 0
+    assert lobby.yard.made == [(None, "o/r")]
+    assert lobby.yard.wanted == [("next", "what for", True)]
+    assert "declared, and cloned at its first login" in lobby.stdout.text
+
+
+async def test_ls_tells_which_are_declared_and_when_each_was_used(lobby: FakeLobby):
+    used = datetime.now(UTC) - timedelta(hours=3)
+    lobby.store.workspaces = [
+        replace(workspace("my-app"), last_activity_at=used), replace(workspace("later"), is_cloned=False),
+    ]  # fmt: skip
+    await lobby("ls")
+    lines = lobby.stdout.text.splitlines()[1:]
+    assert (lines[0].split()[0], "3 h ago" in lines[0]) == ("my-app", True)
+    assert lines[1].split()[:2] == ["later", "declared"]
+
+
+async def test_status_tells_branch_files_commit_and_use(lobby: FakeLobby):
+    commit = Commit("c" * 40, datetime.now(UTC) - timedelta(days=2), "Ada", "fix\x1b[2J it")
+    lobby.yard.tree = TreeStatus("main", "c" * 40, "origin/main", 1, 2, staged=1, untracked=3, last_commit=commit)
+    assert await lobby("status", "my-app") == 0
+    said = lobby.stdout.text
+    assert "main, 1 ahead of origin/main and 2 behind" in said
+    assert "1 staged, 3 untracked" in said
+    assert "\x1b" not in said
+    assert "(Ada, 2 days ago)" in said
+    assert re.search(r"sessions +1\n", said)
+
+
+async def test_status_json_has_the_documented_fields_also_before_the_clone(lobby: FakeLobby):
+    documented = set(re.findall(r"\w+", TREE_COMMANDS[0].teaching.partition("--json:")[2]))
+    lobby.yard.tree = replace(lobby.yard.tree, last_commit=Commit("c", NOW, "Ada", "fix"))
+    await lobby("status", "my-app", "--json")
+    cloned = json.loads(lobby.stdout.text)
+    assert set(cloned) | set(cloned["last_commit"]) <= documented
+    assert (cloned["branch"], cloned["ahead"], cloned["session_count"]) == ("main", 0, 1)
+    lobby.store.workspaces = [replace(workspace("my-app"), is_cloned=False, clone_branch="next")]
+    await lobby("status", "my-app", "--json")
+    declared = json.loads(lobby.stdout.text)
+    assert set(declared) == set(cloned)
+    assert (declared["is_cloned"], declared["branch"], declared["modified"]) == (False, "next", None)
+
+
+async def test_sync_says_how_far_it_went_and_for_whom(lobby: FakeLobby):
+    assert await lobby("sync", "my-app") == 0
+    assert "main is 2 commits further, at bbbbbbbbbbbb" in lobby.stdout.text
+    assert lobby.yard.synced == [("my-app", "operator")]
+    await lobby("sync", "my-app", "--json")
+    documented = set(re.findall(r"\w+", TREE_COMMANDS[1].teaching.partition("--json:")[2]))
+    assert set(json.loads(lobby.stdout.text)) <= documented
+
+
+async def test_rename_is_refused_while_sessions_run(lobby: FakeLobby):
+    assert await lobby("rename", "my-app", "better") == 1
+    assert "homeport kill --workspace my-app" in lobby.stderr.text
+    assert lobby.yard.renamed == []
+
+
+async def test_rename_closes_what_is_open_with_keys_whose_scope_had_the_name(lobby: FakeLobby):
+    """Their scope is as it was at the login, and the old name may be another workspace's a moment later."""
+    lobby.store.sessions.clear()
+    lobby.yard.renamed_keys, lobby.connection_count = ["SHA256:x"], 2
+    assert await lobby("rename", "my-app", "better") == 0
+    assert lobby.yard.renamed == [("my-app", "better")]
+    assert "my-app is better now, also in the scope of 1 key; 2 open connections of them closed" in lobby.stdout.text
+
+
 async def test_new_with_two_names_is_a_usage_error(lobby: FakeLobby):
     assert await lobby("new", "one", "two") == 2
     assert lobby.yard.made == []
@@ -69,8 +140,11 @@ async def test_ls_json_has_the_documented_fields(lobby: FakeLobby):
     await lobby("ls", "--json")
     assert set(json.loads(lobby.stdout.text)[0]) == {
         "id", "name", "branch", "github_repo", "url", "is_active", "is_recorded", "forwarding", "shell",
-        "active_session_count", "created_at",
+        "active_session_count", "created_at", "description", "is_cloned", "last_sync_at", "last_activity_at",
+        "archived_at",
     }  # fmt: skip
+    documented = next(each for each in WORKSPACE_COMMANDS if each.name == "ls").teaching.partition("--json:")[2]
+    assert set(json.loads(lobby.stdout.text)[0]) <= set(re.findall(r"\w+", documented))
 
 
 async def test_an_empty_list_says_what_to_do_on_stderr_and_prints_an_empty_json_list():
