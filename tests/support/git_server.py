@@ -45,8 +45,10 @@ class GitServer:
         return f"http://127.0.0.1:{self.port}"
 
     def make(self, name: str, *, branch: str = "main", random_bytes: int = 0) -> Path:
-        """A bare repository with one commit on its branch; anyone (with the token) may push."""
+        """A bare repository with one commit on its branch; anyone (with the token) may push. It may be there."""
         path = self.root / f"{name}.git"
+        if path.exists():
+            return path
         script = (
             'git init -q --bare -b "$2" "$1" && git -C "$1" config http.receivepack true &&'
             ' git clone -q "$1" "$1.tmp" 2>/dev/null && cd "$1.tmp" && echo hello >README &&'
