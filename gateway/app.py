@@ -143,7 +143,7 @@ class Gateway:
         await self.handover.adopt_all()
         self.elsewhere.begin()
         if not self.processes.others():  # one that was replaced may be making a workspace
-            await remove_half_made(self.places.workspaces_dir)
+            await remove_half_made(self.places.workspaces_dir, self.keepers.running())
         await self.doors.open()
         self.screens.start()
         self.long_lived += [

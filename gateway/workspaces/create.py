@@ -12,12 +12,12 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from gateway.errors import CommandRefused, KeeperGone, KeeperRefused, NameTaken, UsageWrong
+from gateway.errors import CommandRefused, GatewayError, KeeperGone, KeeperRefused, NameTaken, UsageWrong
 from gateway.events import Event
 from gateway.ids import new_id
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
@@ -212,7 +212,8 @@ class WorkspaceYard:
                                  " and use git there")  # fmt: skip
         keeper = await self._keepers.keeper_for(workspace)
         shown = GitProgress(progress, is_terminal=is_terminal, columns=columns)
-        synced = await sync_tree(keeper, self._launcher.inside(workspace), workspace, Recorder(self._rows.record, workspace, by), shown,
+        recorder = Recorder(self._rows.record, workspace, by)
+        synced = await sync_tree(keeper, self._launcher.inside(workspace), workspace, recorder, shown,
                                  seconds_max=self._maker.clone_seconds_max)  # fmt: skip
         await self._rows.mark_workspace_synced(workspace.id)
         return synced
@@ -276,9 +277,14 @@ async def end_keeper(keeper: Keeper) -> None:
         raise KeeperRefused(f"the keeper of a workspace did not end within {KEEPER_END_SECONDS} s") from None
 
 
-async def remove_half_made(workspaces_dir: Path) -> None:
-    """Remove what a crash left of workspaces in the making. For the start, when no keeper of theirs runs any more."""
+async def remove_half_made(workspaces_dir: Path, running: Sequence[Keeper] = ()) -> None:
+    """Remove what a crash left of workspaces in the making. For the start. `running`: the keepers that were found; a
+    git that one of them still runs, for a gateway that is no more, is ended first."""
     for place in sorted(workspaces_dir.glob(f"{HALF_MADE_PREFIX}*")):
+        for keeper in running:
+            if keeper.workspace_id == place.name.removeprefix(HALF_MADE_PREFIX):
+                with contextlib.suppress(GatewayError):  # one that hangs must not keep the gateway from its start
+                    await end_keeper(keeper)
         await asyncio.to_thread(_remove, place)
 
 

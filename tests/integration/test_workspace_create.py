@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CommandRefused, KeeperGone, NameRefused, NameTaken
+from gateway.interfaces import Workspace
 from gateway.workspaces.create import name_of_clone, remove_half_made
 from gateway.workspaces.making import uninterrupted
 from tests.support.yard import Rig, git, make_far_repository, opened_rig
@@ -181,6 +182,16 @@ async def test_what_a_crash_left_half_made_is_removed_and_nothing_else(rig: Rig)
     await remove_half_made(rig.directory / "workspaces")
     assert rig.left_on_disk == [kept.id]
     assert kept.tree.is_dir()
+
+
+async def test_a_git_that_still_fills_what_a_crash_left_is_ended_first(rig: Rig, tmp_path: Path):
+    place = rig.directory / "workspaces" / ".new-123"
+    for folder in (place / "home", place / "tree"):
+        folder.mkdir(parents=True)
+    keeper = await rig.keepers.keeper_for(Workspace("123", "app", place / "home", place / "tree"))
+    other = await rig.keepers.keeper_for(Workspace("456", "other", place / "home", place / "tree"))
+    await remove_half_made(rig.directory / "workspaces", rig.keepers.running())
+    assert (keeper.closed.is_set(), other.closed.is_set(), rig.left_on_disk) == (True, False, [])
 
 
 async def test_undoing_is_finished_however_often_it_is_cancelled():

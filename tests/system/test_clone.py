@@ -106,11 +106,10 @@ def test_gateway_killed_in_the_middle_leaves_nothing_and_the_next_try_works(
     cloning.kill()
     _, err = killed.communicate(timeout=HOLD_SECONDS)
     assert (killed.returncode, b"the gateway went away" in err) == (255, True), err
+    assert cloning.programs("git-remote-http") != []  # its keeper lives, and waits for the server
+    cloning.start()
     far.is_holding = False
     far.go_on.set()
-    cloning.start()
-    until(lambda: not half_made(cloning), "the half-made workspace was removed")
-    until(lambda: not cloning.programs("git-remote-http"), "git ended")
     assert_nothing_half_made(cloning, "killed")
     cloning.homeport("new", "octo/killed")
     assert cloning.ssh("git status --porcelain", workspace="killed").stdout == b""
