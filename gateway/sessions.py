@@ -20,6 +20,7 @@ from gateway.attaching import Attaching, Found, Wish, attach_notice
 from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
+from gateway.first_clone import FirstClones, clone_watcher
 from gateway.interfaces import (
     CloneWatcher,
     EndReason,
@@ -78,14 +79,6 @@ class DisplaysThatFollow(Protocol):
 
     async def follow(self, workspace: Workspace, name: str, pid: int) -> None:
         """A client with the display `name` came to the program `pid`. Never fails."""
-        ...
-
-
-class FirstClones(Protocol):
-    """Clones what was declared only (gateway/workspaces)."""
-
-    async def ready(self, workspace: Workspace, watcher: CloneWatcher | None = None) -> Workspace:
-        """The workspace once it has its tree, at once if it has one. Cancelling ends the waiting, not the clone."""
         ...
 
 
@@ -159,7 +152,7 @@ class Sessions:
         if self.is_draining:
             raise LoginRefused("the gateway is restarting; connect again in a moment")
         workspace = await self.workspace_for(request.principal, request.login_name)
-        workspace = await self.with_tree(workspace, _clone_watcher(request, channel))
+        workspace = await self.with_tree(workspace, clone_watcher(request, channel))
         wish = Wish.of(request, parse_login_name(request.login_name))
         if not wish.is_kept:
             return await self._begin(request, channel, workspace, wish)
@@ -461,18 +454,6 @@ class Sessions:
             for session_id, live in self._live.items()
         ]
         await self._store.flush_activity(activity)
-
-
-def _clone_watcher(request: SessionRequest, channel: Channel) -> CloneWatcher | None:
-    """Only where a person looks at a terminal: nothing of ours on the streams of commands and transfers."""
-    if request.kind is not SessionKind.SHELL or request.terminal is None:
-        return None
-
-    def write(data: bytes) -> None:
-        if not channel.is_writing_paused:
-            channel.write_stderr(data)
-
-    return CloneWatcher(write, request.terminal.size.columns or 80)
 
 
 def log_ended(live: Live, end: ProgramExit) -> None:
