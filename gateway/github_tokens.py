@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.config import GitHubSettings
@@ -33,6 +33,8 @@ from gateway.interfaces import GitToken
 from gateway.journal import JournalAction
 from gateway.log import log_event, log_failure, log_warning
 from gateway.vault import Place, Sealed, Vault
+
+T = TypeVar("T")
 
 TOKEN_PLACE = Place("settings", "singleton", "github_token")
 REFRESH_PLACE = Place("settings", "singleton", "github_refresh_token")
@@ -148,16 +150,7 @@ class GithubTokens:
         the row changes at once, and old keys go last. What was left lying is removed by the next rotation.
         """
         async with self.alone():
-            row = await self.row()
-            token = await self.opened(row.token, TOKEN_PLACE) if row.token else None
-            refresh_token = await self.opened(row.refresh_token, REFRESH_PLACE) if row.refresh_token else None
-            key_id = await asyncio.to_thread(self._vault.make_key)
-            sealed, sealed_refresh = (
-                await self._sealed(token, TOKEN_PLACE),
-                await self._sealed(refresh_token, REFRESH_PLACE),
-            )
-            await self._store.save_github(replace(row, token=sealed, refresh_token=sealed_refresh))
-            return await asyncio.to_thread(lambda: self._vault.remove_keys(but=key_id))
+            return await _to_end(self._rotate())
 
     # ----------------------------------------------------------- for whoever changes the account (github_account.py)
 
@@ -181,12 +174,12 @@ class GithubTokens:
         """Replace the login. The caller is `alone`."""
         token = await self._sealed(issued.access, TOKEN_PLACE)
         refresh_token = await self._sealed(issued.refresh, REFRESH_PLACE)
-        await self._store.save_github(GithubRow(token, refresh_token, issued.expires_at, profile))
+        await self._replace(GithubRow(token, refresh_token, issued.expires_at, profile))
         self._retry_at = 0.0
 
     async def forget(self) -> None:
         """Remove the login. The caller is `alone`."""
-        await self._store.save_github(GithubRow())
+        await self._replace(GithubRow())
 
     async def opened(self, sealed: Sealed, place: Place) -> str:
         """The secret. Raises SecretUnreadable, which is in the journal then."""
@@ -222,6 +215,21 @@ class GithubTokens:
         """Whoever listens hears that the account is another now."""
         if self.changed is not None:
             await self.changed()
+
+    async def _rotate(self) -> int:
+        row = await self.row()
+        token = await self.opened(row.token, TOKEN_PLACE) if row.token else None
+        refresh_token = await self.opened(row.refresh_token, REFRESH_PLACE) if row.refresh_token else None
+        key_id = await asyncio.to_thread(self._vault.make_key)
+        sealed, sealed_refresh = (
+            await self._sealed(token, TOKEN_PLACE),
+            await self._sealed(refresh_token, REFRESH_PLACE),
+        )
+        await self._store.save_github(replace(row, token=sealed, refresh_token=sealed_refresh))
+        return await asyncio.to_thread(lambda: self._vault.remove_keys(before=key_id))
+
+    async def _replace(self, row: GithubRow) -> None:
+        await _to_end(self._store.save_github(row))
 
     # ------------------------------------------------------------------------------------------------ renewing
 
@@ -283,13 +291,13 @@ class GithubTokens:
             "refresh_failure": error.user_message,
         }
         log_warning(Event.GITHUB_RENEWAL_FAILED, error_code=error.code, reason=error.user_message)
-        await self._store.save_github(replace(row, profile=profile))
+        await self._replace(replace(row, profile=profile))
         await self._journal(success=False, reason=error.user_message)
 
     async def _end(self, row: GithubRow, reason: str) -> None:
         """GitHub knows the login no more: forget it, and remember why."""
         profile = {"login": row.profile.get("login"), "ended": reason, "ended_at": self.now().isoformat()}
-        await self._store.save_github(GithubRow(profile=profile))
+        await self._replace(GithubRow(profile=profile))
         log_warning(Event.GITHUB_LOGIN_ENDED, reason=reason)
         await self._journal(success=False, reason=reason)
         await self.tell()
@@ -299,6 +307,18 @@ class GithubTokens:
 
     async def _journal(self, *, success: bool, **details: object) -> None:
         await self._store.record(JournalAction.TOKEN_REFRESH, success=success, details=details)
+
+
+async def _to_end(change: Coroutine[Any, Any, T]) -> T:
+    """Have a change made whole, in milliseconds, before the cancellation of whoever asked for it goes on. Cancelled in
+    the middle of a thread or a write, both would go on without the lock."""
+    task = asyncio.create_task(change, name="github:change")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        _seen(task)
+        raise
 
 
 def _why_none(row: GithubRow) -> str:
@@ -313,7 +333,7 @@ def _expired(row: GithubRow) -> GatewayError:
     return GithubUnavailable(f"the GitHub token has expired and could not be renewed: {why}; try again later")
 
 
-def _seen(renewal: asyncio.Task[None]) -> None:
+def _seen(renewal: asyncio.Task[Any]) -> None:
     """Whoever waited for it may be gone."""
     if not renewal.cancelled():
         renewal.exception()

@@ -112,11 +112,11 @@ class Vault:
             partial.unlink(missing_ok=True)
         return key_id
 
-    def remove_keys(self, *, but: str) -> int:
-        """Remove all keys but one, and what an interrupted `make_key` left. Returns how many keys there were."""
+    def remove_keys(self, *, before: str) -> int:
+        """Remove the keys that are older, and what an interrupted `make_key` left. Returns how many keys there were."""
         removed = 0
         for key_id in self.key_ids():
-            if key_id != but:
+            if key_id < before:
                 (self._keys_dir / _file_name(key_id)).unlink(missing_ok=True)
                 removed += 1
         for left in self._keys_dir.glob("vault-*.new"):

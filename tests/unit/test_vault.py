@@ -142,8 +142,16 @@ def test_removing_old_keys_clears_what_an_interrupted_rotation_left(vault: Vault
     (keys_dir / "vault-000002-aaaaaaaaaaaa.new").write_bytes(b"half")
     (keys_dir / "host_ed25519").write_bytes(b"not ours")
     newest = vault.make_key()
-    assert vault.remove_keys(but=newest) == 1
+    assert vault.remove_keys(before=newest) == 1
     assert sorted(path.name for path in keys_dir.iterdir()) == ["host_ed25519", f"vault-{newest}.key"]
+
+
+def test_a_rotation_that_comes_late_leaves_the_newer_key(vault: Vault):
+    vault.make_key()
+    late = vault.make_key()
+    newest = vault.make_key()
+    assert vault.remove_keys(before=late) == 1
+    assert vault.key_ids() == [late, newest]
 
 
 def test_a_key_that_cannot_be_written_whole_leaves_nothing(
