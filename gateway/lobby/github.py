@@ -10,7 +10,6 @@ from gateway.errors import CommandRefused, KeyRefused, UsageWrong
 from gateway.github import is_login
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, Command, json_option
-from gateway.lobby.context import Nobody
 from gateway.lobby.keys import admit, checked_limits, limit_arguments
 from gateway.lobby.shapes import github_status_shape, repository_shape
 from gateway.lobby.text import age, clean, cut
@@ -76,6 +75,8 @@ async def _login_by_device(lobby: LobbyContext) -> GithubUser:
 
 
 async def _login_with_token(lobby: LobbyContext) -> GithubUser:
+    from gateway.lobby.context import Nobody  # only where it runs: it is heavy for the command line
+
     if isinstance(lobby.person, Nobody):  # then it comes through a pipe
         data = await lobby.stdin.read_all()
         text = data[: TOKEN_BYTES_MAX + 1].decode(errors="replace")
