@@ -15,6 +15,7 @@ import pytest
 
 from gateway.lobby.table import COMMANDS
 from tests.support.fake_github import FakeGithub
+from tests.support.git_server import GitServer
 from tests.support.installed import WORKSPACE, InstalledGateway, Result, until
 from tests.support.pty_client import PtyClient
 from tests.support.terminal import Terminal
@@ -42,6 +43,9 @@ class Case:
 CASES: dict[str, Case] = {
     "new": Case(["new", "made-by-{way}"], WORKSPACE_FIELDS),
     "ls": Case(["ls"], WORKSPACE_FIELDS),
+    "status": Case(["status", "cloned"], {"workspace", "branch", "ahead", "behind", "modified", "last_commit"}),
+    "sync": Case(["sync", "cloned"], {"workspace", "branch", "before", "after", "commit_count"}),
+    "rename": Case(["rename", "named-{way}", "renamed-{way}"]),
     "rm": Case(["rm", "for-{way}"]),
     "set": Case(["set", WORKSPACE, "forwarding=default"], {"workspace", "forwarding", "shell"}),
     "connect": Case(["connect", WORKSPACE], {"workspace", "alias", "host", "port", "config", "ssh"}),
@@ -84,15 +88,19 @@ ON_HOST_ONLY = {command.name for command in COMMANDS if command.on_host_only}
 
 
 @pytest.fixture(scope="module")
-def house(fake_github: FakeGithub) -> Iterator[InstalledGateway]:
+def house(fake_github: FakeGithub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledGateway]:
     """A gateway of its own, with what the commands need: workspaces, spare keys, sessions that run."""
+    fake_github.git_root = tmp_path_factory.mktemp("far")
+    GitServer(fake_github.git_root, token=None).make("octocat/Hello-World")
     with ExitStack() as stack:
         new = InstalledGateway("none", **fake_github.settings)
         gateway = stack.enter_context(contextmanager(running)(new))
+        gateway.homeport("new", "octocat/Hello-World", "cloned")
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
         for way in (SSH, HOST):
             gateway.homeport("new", f"for-{way}")
             gateway.homeport("new", f"off-{way}")
+            gateway.homeport("new", f"named-{way}")
             public = gateway.new_key(f"spare-{way}").with_suffix(".pub")
             gateway.homeport("keys", "add", str(public), "--name", f"spare-{way}")
             gateway.homeport("token", "mint", f"spare-{way}")

@@ -58,12 +58,21 @@ async def test_nothing_of_another_workspace_is_ever_said(command: str, words: li
     assert set(lobby.sessions.killed) <= {OURS, "id-my-app"}
     assert set(lobby.shelf.played) <= {OURS}
     assert [each.is_active for each in lobby.store.workspaces] == [True, True, False]
-    assert lobby.yard.made == lobby.yard.archived == []
+    assert lobby.yard.made == lobby.yard.archived == lobby.yard.renamed == []
+    assert {name for name, _ in lobby.yard.synced} <= {"my-app"}
 
 
 @pytest.mark.parametrize(
     "words",
-    [["connect", "{}"], ["kill", "--workspace", "{}"], ["kill", "{}+logs"], ["rec", "play", "{}+logs"], ["kill", "{}"]],
+    [
+        ["connect", "{}"],
+        ["status", "{}"],
+        ["sync", "{}"],
+        ["kill", "--workspace", "{}"],
+        ["kill", "{}+logs"],
+        ["rec", "play", "{}+logs"],
+        ["kill", "{}"],
+    ],
 )
 async def test_missing_and_outside_get_the_same_words(words: list[str]):
     said = []
@@ -77,7 +86,16 @@ async def test_missing_and_outside_get_the_same_words(words: list[str]):
 
 async def test_what_is_within_the_scope_works_as_for_everybody():
     lobby = house()
-    for words in (["ls"], ["sessions"], ["rec", "ls"], ["connect", "my-app"], ["whoami"], ["theme"]):
+    for words in (
+        ["ls"],
+        ["sessions"],
+        ["rec", "ls"],
+        ["connect", "my-app"],
+        ["status", "my-app"],
+        ["sync", "my-app"],
+        ["whoami"],
+        ["theme"],
+    ):
         assert await lobby(*words, principal=SCOPED) == 0, words
     assert await lobby("rec", "play", "my-app+logs", principal=SCOPED) == 0
     assert lobby.stdout.text == "played"
