@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from gateway.credentials.decision import CredentialScope
 from gateway.errors import ConfigInvalid
 
 SYSTEM_CONFIG_FILE = Path("/etc/homeport/homeport.toml")
@@ -173,6 +174,11 @@ class GitHubSettings(_Section):
     scopes: str = "read:user user:email repo"
     # A token that expires is renewed this long before.
     refresh_minutes: float = Field(default=15, gt=0, le=24 * 60)
+    # For which repositories git in a workspace gets the token: the one it was made from, all of that one's owner
+    # (submodules), or all. `off`: none.
+    credential_scope: CredentialScope = CredentialScope.OWNER
+    # Where workspaces have no walls (isolation "none"), any program of any workspace could have it for itself.
+    credentials_without_walls: bool = False
 
     @field_validator("web_url", "api_url", mode="after")
     @classmethod

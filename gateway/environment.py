@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from gateway.credentials.git_settings import git_variables
 from gateway.interfaces import Inside, SessionRequest, Workspace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,6 +38,7 @@ def program_environment(inside: Inside, workspace: Workspace, request: SessionRe
         "SSH_CLIENT": f"{client_host} {client_port} {server_port}",
         "SSH_CONNECTION": f"{client_host} {client_port} {server_host} {server_port}",
         "WORKSPACE_NAME": workspace.name,
+        **git_variables(inside.git_directory, request.environment),
     }
     if workspace.github_repo or workspace.github_url:
         environment["WORKSPACE_REPO"] = workspace.github_repo or workspace.github_url or ""

@@ -15,6 +15,7 @@ GatewayError
 ├── DescriptorsExhausted   this process has no descriptor left for what was asked
 ├── ProgramFailed          the program could not be started; carries the exit status a shell would give
 ├── DisplayRefused         no X11 display can be forwarded; the message has the reason
+├── CredentialRefused      git in a workspace gets no token; the message has the reason
 ├── KeyRefused             a public key line we do not accept
 ├── NameRefused            a workspace's name, repository, URL, branch or description we do not accept
 ├── NameTaken              a unique value is in use
@@ -108,6 +109,10 @@ class ProgramFailed(GatewayError):
 
 class DisplayRefused(GatewayError):
     code = "display_refused"
+
+
+class CredentialRefused(GatewayError):
+    code = "credential_refused"
 
 
 class KeyRefused(GatewayError):

@@ -42,6 +42,10 @@ class Event(StrEnum):
     LISTENER_OPENED = "listener.opened"
     LISTENER_CLOSED = "listener.closed"
 
+    CREDENTIAL_GIVEN = "credential.given"
+    CREDENTIAL_REFUSED = "credential.refused"
+    CREDENTIAL_FAILED = "credential.failed"
+
     KEEPER_STARTED = "keeper.started"
     KEEPER_FOUND = "keeper.found"
     KEEPER_ENDED = "keeper.ended"

@@ -493,6 +493,8 @@ class Inside:
     shell: str  # absolute path of the login shell
     sftp_server: tuple[str, ...]  # argv of sftp-server, or of our fallback
     agent_socket: str | None = None  # where a forwarded agent answers, if one is forwarded
+    git_directory: str | None = None  # what the gateway tells git: settings, and a socket for its questions
+    credential_helper: tuple[str, ...] = ()  # the command with which git asks there
 
 
 class Launcher(Protocol):

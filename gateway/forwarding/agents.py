@@ -54,7 +54,7 @@ class AgentForwarder(Protocol):
 
 
 class AgentPath(Protocol):
-    """The path in one workspace (launchers/agent_socket.py)."""
+    """The path in one workspace (launchers/published_socket.py)."""
 
     @property
     def is_published(self) -> bool: ...

@@ -17,14 +17,15 @@ from pathlib import Path
 from gateway.errors import LauncherUnavailable
 from gateway.interfaces import Inside, Workspace
 from gateway.launchers import inside as common
-from gateway.launchers.agent_socket import SOCKET_NAME
 from gateway.launchers.inside import Interpreter
 from gateway.launchers.place import KeeperPlace
+from gateway.launchers.published_socket import SOCKET_NAME
 from gateway.launchers.scratch import empty_directory
 
 # Under the read-only root: programs can rename or replace neither, nor a directory above them.
 KEEPER_INSIDE = "/.homeport/keeper"
 AGENT_INSIDE = "/.homeport/agent"
+GIT_INSIDE = "/.homeport/git"
 RUN_MAX_BYTES = 64 * 1024 * 1024
 SHM_MAX_BYTES = 256 * 1024 * 1024
 SYSTEM_DIRECTORIES = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -57,6 +58,8 @@ class BubblewrapLauncher:
             shell=common.login_shell(workspace.shell),
             sftp_server=common.sftp_server(self._interpreter, KEEPER_INSIDE),
             agent_socket=f"{AGENT_INSIDE}/{SOCKET_NAME}",
+            git_directory=GIT_INSIDE,
+            credential_helper=common.credential_helper(self._interpreter, KEEPER_INSIDE, GIT_INSIDE),
         )
 
     def command(
@@ -80,6 +83,7 @@ class BubblewrapLauncher:
             *self._names(inside, place),
             *self._python(inside),
             "--ro-bind", str(place.agent_directory), AGENT_INSIDE,
+            "--ro-bind", str(place.git_directory), GIT_INSIDE,
             *self._masks(),
             *_binds({inside.home: workspace.home, inside.tree: workspace.tree}),
             "--remount-ro", "/dev",

@@ -17,6 +17,7 @@ from gateway.errors import LauncherUnavailable
 
 KEEPER_FOLDER = Path(gateway.keeper.__file__).parent
 SFTP_FALLBACK = "sftp_fallback.py"
+CREDENTIAL_HELPER = "git_credential.py"
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server",
                 "/usr/lib/ssh/sftp-server")  # fmt: skip
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/zsh", "/usr/bin/zsh", "/usr/bin/fish", "/bin/sh")
@@ -126,6 +127,11 @@ def sftp_server(interpreter: Interpreter, keeper_folder: str) -> tuple[str, ...]
         if os.access(path, os.X_OK):
             return (path,)
     return tuple(interpreter.command(f"{keeper_folder}/{SFTP_FALLBACK}"))
+
+
+def credential_helper(interpreter: Interpreter, keeper_folder: str, git_directory: str) -> tuple[str, ...]:
+    """What git inside runs to ask us (gitcredentials(7)); it lacks the mode and the operation yet."""
+    return tuple(interpreter.command(f"{keeper_folder}/{CREDENTIAL_HELPER}", git_directory))
 
 
 def passwd_lines(*, name: str, uid: int, gid: int, home: str, shell: str) -> str:

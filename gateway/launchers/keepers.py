@@ -9,16 +9,17 @@ import subprocess
 import time
 from collections.abc import Coroutine, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.config import SessionSettings
 from gateway.errors import GatewayError, KeeperGone, LauncherUnavailable
 from gateway.events import Event
 from gateway.interfaces import Keeper, KeeperListener, Workspace
-from gateway.launchers.agent_socket import AgentSocket
+from gateway.launchers.git_directory import GitDirectory
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.launchers.link import KeeperLink
 from gateway.launchers.place import KeeperNote, KeeperPlace
+from gateway.launchers.published_socket import PublishedSocket
 from gateway.log import log_event, log_warning
 
 RETRY_SECONDS = 0.01  # while another gateway starts the same keeper, or an old one is about to end
@@ -26,6 +27,17 @@ RETRY_SECONDS = 0.01  # while another gateway starts the same keeper, or an old 
 FIND_SECONDS = 3.0
 REAP_SECONDS = 5.0
 REAP_INTERVAL_SECONDS = 0.02
+
+
+class KeeperWatch(Protocol):
+    """Does something for each workspace whose keeper runs (credentials/broker.py). Neither call fails."""
+
+    async def keeper_up(self, workspace_id: str, workspace: Workspace | None) -> None:
+        """Before the first program of ours starts there. `workspace`: what its keeper was started for, perhaps before
+        it has a row; None: the keeper was found. May be called again."""
+        ...
+
+    def keeper_gone(self, workspace_id: str) -> None: ...
 
 
 class WorkspaceKeepers:
@@ -43,6 +55,7 @@ class WorkspaceKeepers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
         self._listener: KeeperListener | None = None
+        self.watch: KeeperWatch | None = None
         self._silent: set[str] = set()
         self._children: set[int] = set()  # what we started and have not reaped: sandboxes, or keepers without one
 
@@ -77,11 +90,17 @@ class WorkspaceKeepers:
     def listen_to(self, listener: KeeperListener | None) -> None:
         self._listener = listener
 
-    def agent_path(self, workspace_id: str) -> AgentSocket:
+    def agent_path(self, workspace_id: str) -> PublishedSocket:
         """Where a forwarded agent answers; needs no keeper. Raises OSError."""
         place = KeeperPlace(self._runtime_dir, workspace_id)
         place.make()  # the next keeper shall find the directory that this one has
-        return AgentSocket(place.agent_directory)
+        return PublishedSocket(place.agent_directory)
+
+    def git_place(self, workspace_id: str) -> GitDirectory:
+        """What git in the workspace is told; needs no keeper. Raises OSError."""
+        place = KeeperPlace(self._runtime_dir, workspace_id)
+        place.make()
+        return GitDirectory(place.git_directory)
 
     async def close(self) -> None:
         """Close our ends; the keepers and their programs live on."""
@@ -109,8 +128,9 @@ class WorkspaceKeepers:
                 self._silent.discard(workspace_id)
                 return
             async with asyncio.timeout(min(FIND_SECONDS, self._settings.keeper_answer_seconds)):
-                await self._connect(place)
+                link = await self._connect(place)
             log_event(Event.KEEPER_FOUND, workspace_id=workspace_id)
+            await self._tell_up(link, None)
         except (GatewayError, TimeoutError, OSError, ValueError) as error:
             # One that does not answer must not stop the gateway; its workspace cannot be entered until it does.
             if workspace_id not in self._silent:
@@ -146,9 +166,17 @@ class WorkspaceKeepers:
         self._silent.discard(place.workspace_id)
         return known
 
+    async def _tell_up(self, link: KeeperLink, workspace: Workspace | None) -> None:
+        if self.watch is not None:
+            await self.watch.keeper_up(link.workspace_id, workspace)
+            if link.closed.is_set() and link.workspace_id not in self._links:  # it went meanwhile
+                self.watch.keeper_gone(link.workspace_id)
+
     def _forget(self, link: KeeperLink) -> None:
         if self._links.get(link.workspace_id) is link:
             del self._links[link.workspace_id]
+            if self.watch is not None:
+                self.watch.keeper_gone(link.workspace_id)
             if not self._is_closing:
                 log_event(Event.KEEPER_ENDED, workspace_id=link.workspace_id)
         if self._children and not self._tasks and not self._is_closing:
@@ -165,6 +193,7 @@ class WorkspaceKeepers:
                 while True:
                     link = await self._start_or_find(workspace, place)
                     if link is not None:
+                        await self._tell_up(link, workspace)
                         return link
                     await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:

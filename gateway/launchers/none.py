@@ -10,6 +10,7 @@ from gateway.launchers.inside import (
     Interpreter,
     account_name,
     account_runtime_dir,
+    credential_helper,
     login_shell,
     sftp_server,
 )
@@ -24,6 +25,9 @@ class NoneLauncher:
         self._runtime_dir = runtime_dir
 
     def inside(self, workspace: Workspace) -> Inside:
+        # The same paths as outside: there is no inside.
+        place = None if self._runtime_dir is None else KeeperPlace(self._runtime_dir, workspace.id)
+        git = None if place is None else str(place.git_directory)
         return Inside(
             home=str(workspace.home),
             tree=str(workspace.tree),
@@ -31,7 +35,9 @@ class NoneLauncher:
             runtime_dir=account_runtime_dir(),
             shell=login_shell(workspace.shell),
             sftp_server=sftp_server(self._interpreter, str(KEEPER_FOLDER)),
-            agent_socket=self._agent_socket(workspace),
+            agent_socket=None if place is None else str(place.agent_socket),
+            git_directory=git,
+            credential_helper=credential_helper(self._interpreter, str(KEEPER_FOLDER), git) if git else (),
         )
 
     def probe(self) -> str:
@@ -44,7 +50,3 @@ class NoneLauncher:
         for directory in (workspace.home, workspace.tree):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._interpreter.command(str(KEEPER_FOLDER), *keeper_arguments)
-
-    def _agent_socket(self, workspace: Workspace) -> str | None:
-        """The same path as outside: there is no inside."""
-        return None if self._runtime_dir is None else str(KeeperPlace(self._runtime_dir, workspace.id).agent_socket)

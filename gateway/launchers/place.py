@@ -18,10 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import KeeperGone
-from gateway.launchers.agent_socket import DIRECTORY_NAME, SOCKET_NAME, AgentSocket
+from gateway.launchers.git_directory import GitDirectory
+from gateway.launchers.published_socket import SOCKET_NAME, PublishedSocket
 from gateway.launchers.unix_path import short_path
 
 LISTEN_BACKLOG = 64
+# Under the launcher `none` programs use the agent's path as it is, and `keepers/<workspace id>/keeper.sock` is the
+# longest there may be (state.py): `agent/sock` is one byte shorter.
+AGENT_DIRECTORY_NAME = "agent"
+GIT_DIRECTORY_NAME = "git"
 LOG_SHOWN_BYTES = 2000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -45,8 +50,9 @@ class KeeperPlace:
         self.log = self.directory / "keeper.log"
         self.status = self.directory / "status.json"  # written by the sandbox: {"child-pid": …}
         self.passwd, self.group = self.directory / "passwd", self.directory / "group"
-        self.agent_directory = self.directory / DIRECTORY_NAME  # all of it is shown inside
+        self.agent_directory = self.directory / AGENT_DIRECTORY_NAME  # all of it is shown inside
         self.agent_socket = self.agent_directory / SOCKET_NAME
+        self.git_directory = self.directory / GIT_DIRECTORY_NAME  # and of this
         self._socket = self.directory / "keeper.sock"
         self._lock = self.directory / "keeper.lock"
         self._note = self.directory / "keeper.json"
@@ -54,6 +60,7 @@ class KeeperPlace:
     def make(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.agent_directory.mkdir(mode=0o700, exist_ok=True)
+        self.git_directory.mkdir(mode=0o700, exist_ok=True)
 
     def try_lock(self) -> int | None:
         """The lock as a descriptor that the caller closes, or None: a keeper runs, starts or is about to end."""
@@ -132,13 +139,14 @@ class KeeperPlace:
         for path in (self._socket, self._note, self.log, self.status, self.passwd, self.group, self._lock):
             self._remove(path)
         self.remove_agent_remains()
-        for directory in (self.agent_directory, self.directory):
+        GitDirectory(self.git_directory).remove_remains()
+        for directory in (self.agent_directory, self.git_directory, self.directory):
             with contextlib.suppress(OSError):
                 directory.rmdir()
 
     def remove_agent_remains(self) -> None:
         """What a dead gateway left for its keeper's programs, which may live on."""
-        AgentSocket(self.agent_directory).remove_remains()
+        PublishedSocket(self.agent_directory).remove_remains()
 
     def _sandboxed_pid(self) -> int | None:
         try:

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.credentials.git_settings import git_variables
 from gateway.errors import CommandRefused, GitFailed, KeeperGone
 from gateway.interfaces import Inside, Keeper, ProgramExit
 from gateway.workspaces.inside import InsideProgram, run_inside
@@ -94,7 +95,7 @@ async def run_git(
         argv=[word.encode() for word in ("env", "git", *_OPTIONS, *arguments)],
         stdout=keep,
         stderr=said.take,
-        environment=GIT_ENVIRONMENT | {"GIT_ALLOW_PROTOCOL": protocols},
+        environment=GIT_ENVIRONMENT | {"GIT_ALLOW_PROTOCOL": protocols} | git_variables(inside.git_directory),
         read_bytes=READ_BYTES,
     )
     try:

@@ -17,7 +17,7 @@ from gateway.errors import LoginRefused
 from gateway.forwarding import acceptor, agents
 from gateway.forwarding.agents import Agents
 from gateway.forwarding.local_clients import Ends
-from gateway.launchers.agent_socket import SOCKET_NAME, AgentSocket
+from gateway.launchers.published_socket import SOCKET_NAME, PublishedSocket
 
 
 class Forwarder:
@@ -39,7 +39,7 @@ class House:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tasks: list[asyncio.Task[None]] = []
-        self.path = AgentSocket(directory)
+        self.path = PublishedSocket(directory)
         self.agents = Agents(path_for=lambda workspace_id: self.path, spawn=self._spawn)
         self.is_forbidden = False
         self._programs: list[socket.socket] = []

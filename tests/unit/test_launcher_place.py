@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import KeeperGone
-from gateway.launchers.agent_socket import AgentSocket
 from gateway.launchers.place import KeeperNote, KeeperPlace
+from gateway.launchers.published_socket import PublishedSocket
 from gateway.launchers.scratch import empty_directory
 from gateway.state import SOCKET_PATH_MAX_BYTES
 
@@ -129,6 +129,6 @@ def test_agent_s_path_under_a_runtime_directory_of_50_bytes_is_one_that_programs
 
 
 def test_remains_of_a_dead_gateway_s_agent_go_with_those_of_the_keeper(place: KeeperPlace) -> None:
-    AgentSocket(place.agent_directory).publish().close()
+    PublishedSocket(place.agent_directory).publish().close()
     place.remove_remains()
     assert not place.directory.exists()

@@ -1,7 +1,8 @@
-"""The socket at which a forwarded agent answers, in a directory of its own beside the keeper's.
+"""A socket at which the gateway answers the programs of one workspace, in a directory of its own beside the keeper's.
 
 Outside, the gateway makes and removes it; inside, only that directory is seen, read-only where there are walls. So
-the path never changes, and programs can connect to the socket, but neither remove nor replace it.
+the path never changes, and programs can connect to the socket, but neither remove nor replace it. There are two: one
+for a forwarded agent, one for git's questions (git_directory.py).
 """
 
 from __future__ import annotations
@@ -13,14 +14,11 @@ from pathlib import Path
 from gateway.ids import new_id
 from gateway.launchers.unix_path import short_path
 
-# Under the launcher `none` programs use the path as it is, and `keepers/<workspace id>/keeper.sock` is the longest
-# there may be (state.py): `agent/sock` is one byte shorter.
-DIRECTORY_NAME = "agent"
 SOCKET_NAME = "sock"
 LISTEN_BACKLOG = 64
 
 
-class AgentSocket:
+class PublishedSocket:
     """Implements gateway.forwarding.agents.AgentPath. All calls are short; none waits."""
 
     def __init__(self, directory: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.launchers.agent_socket import SOCKET_NAME, AgentSocket
+from gateway.launchers.published_socket import SOCKET_NAME, PublishedSocket
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def answers(directory: Path, listener: socket.socket) -> bool:
 
 
 def test_published_socket_answers_and_is_its_owner_s_alone(directory: Path) -> None:
-    agent = AgentSocket(directory)
+    agent = PublishedSocket(directory)
     with agent.publish() as listener:
         assert answers(directory, listener)
         assert stat.S_IMODE((directory / SOCKET_NAME).stat().st_mode) == 0o600
@@ -49,7 +49,7 @@ def test_published_socket_answers_and_is_its_owner_s_alone(directory: Path) -> N
 
 def test_newer_socket_takes_the_path_and_the_older_owner_leaves_it_alone(directory: Path) -> None:
     """Two gateways, while one drains: the old one must not take away what the new one made."""
-    old, new = AgentSocket(directory), AgentSocket(directory)
+    old, new = PublishedSocket(directory), PublishedSocket(directory)
     with old.publish(), new.publish() as listener:
         assert not old.is_published
         old.withdraw()
@@ -58,20 +58,20 @@ def test_newer_socket_takes_the_path_and_the_older_owner_leaves_it_alone(directo
 
 
 def test_remains_are_what_nobody_listens_at(directory: Path) -> None:
-    dead, live = AgentSocket(directory), AgentSocket(directory)
+    dead, live = PublishedSocket(directory), PublishedSocket(directory)
     dead.publish().close()
     (directory / "half-made").touch()
-    AgentSocket(directory).remove_remains()
+    PublishedSocket(directory).remove_remains()
     assert os.listdir(directory) == []
     with live.publish() as listener:
-        AgentSocket(directory).remove_remains()
+        PublishedSocket(directory).remove_remains()
         listener.accept()[0].close()  # the question itself was a connection
         assert answers(directory, listener)
         live.withdraw()
 
 
 def test_full_queue_counts_as_listened_at(directory: Path) -> None:
-    agent = AgentSocket(directory)
+    agent = PublishedSocket(directory)
     with agent.publish() as listener:
         listener.listen(0)
         waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(3)]
@@ -82,14 +82,14 @@ def test_full_queue_counts_as_listened_at(directory: Path) -> None:
             except BlockingIOError:
                 break
         os.close(fd)
-        AgentSocket(directory).remove_remains()
+        PublishedSocket(directory).remove_remains()
         assert agent.is_published
         for one in waiting:
             one.close()
 
 
 def test_missing_directory_has_no_remains_and_a_vanished_one_is_made_again(directory: Path) -> None:
-    agent = AgentSocket(directory)
+    agent = PublishedSocket(directory)
     agent.remove_remains()
     agent.publish().close()
     (directory / SOCKET_NAME).unlink()
@@ -104,7 +104,7 @@ def test_failed_publication_leaves_nothing(directory: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    agent = AgentSocket(directory)
+    agent = PublishedSocket(directory)
     with pytest.raises(OSError, match="No space"):
         agent.publish()
     assert os.listdir(directory) == []
@@ -117,7 +117,7 @@ def test_socket_that_may_not_be_removed_any_more_is_left(directory: Path, monkey
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied")
 
-    agent = AgentSocket(directory)
+    agent = PublishedSocket(directory)
     with agent.publish():
         monkeypatch.setattr(Path, "unlink", refuse)
         agent.withdraw()
