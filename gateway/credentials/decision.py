@@ -98,14 +98,14 @@ def may_have_token(
         return Decision.allow()
     if github_repo is None:
         return Decision.refuse(f"this workspace was not made from a repository on {origin}, so it gets no token")
-    repository = repository_of(ask.path)
-    if not ask.path:
-        return Decision.refuse("git did not say for which repository (credential.useHttpPath)")
-    if repository is None:
+    own = github_repo.lower()
+    owner = own.partition("/")[0]
+    asked = (repository_of(ask.path) or "").lower()
+    # No path at all: git was not told to say it (credential.useHttpPath), as where we are asked for the reason alone.
+    if ask.path and not asked:
         return Decision.refuse("this is not a repository's path")
-    own, asked = github_repo.lower(), repository.lower()
-    if scope is CredentialScope.OWNER and asked.partition("/")[0] != own.partition("/")[0]:
-        return Decision.refuse(f"this workspace gets the token for repositories of {own.partition('/')[0]} alone")
+    if scope is CredentialScope.OWNER and asked.partition("/")[0] != owner:
+        return Decision.refuse(f"this workspace gets the token for repositories of {owner} alone")
     # GitHub keeps a repository's wiki beside it.
     if scope is CredentialScope.REPOSITORY and asked.removesuffix(".wiki") != own:
         return Decision.refuse(f"this workspace gets the token for {own} alone")

@@ -88,9 +88,7 @@ class Site:
     def file(self, name: str) -> str:
         return (self.root / "w1" / name).read_text()
 
-    async def helper(
-        self, text: str = HELLO, *, kind: str = "get", operation: str = "get"
-    ) -> tuple[str, str]:
+    async def helper(self, text: str = HELLO, *, kind: str = "get", operation: str = "get") -> tuple[str, str]:
         """What git reads from it, and what it says."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", HELPER, self.root / "w1", kind, operation,

@@ -171,9 +171,7 @@ def test_what_is_no_question_is_refused_or_names_no_host(data: bytes) -> None:
         ask = CredentialAsk.parse(data)
     except CredentialRefused:
         return
-    assert not may_have_token(
-        ask, origin=GITHUB, scope=CredentialScope.ANY, github_repo=None, username="x"
-    ).is_allowed
+    assert not may_have_token(ask, origin=GITHUB, scope=CredentialScope.ANY, github_repo=None, username="x").is_allowed
 
 
 @given(st.binary(max_size=300))
