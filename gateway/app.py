@@ -54,6 +54,7 @@ from gateway.replacement import Replacement
 from gateway.services import (
     ArchiveShelf,
     Programs,
+    credential_broker,
     database_file,
     git_hosts,
     github_account,
@@ -176,6 +177,9 @@ class Gateway:
         self.keepers = WorkspaceKeepers(self.launcher, runtime_dir=places.runtime_dir, gateway_id=new_id(),
                                         settings=config.session)  # fmt: skip
         self._resources.push_async_callback(self.keepers.close)
+        self.broker = credential_broker(config, account=self.github, store=self.store, launcher=self.launcher,
+                                        keepers=self.keepers, spawn=self.spawn)  # fmt: skip
+        self._resources.callback(self.broker.close)
         self.recordings = FileRecordings(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir,
                                          settings=config.recording)  # fmt: skip
         self._resources.push_async_callback(self.recordings.close)
@@ -347,6 +351,7 @@ class Gateway:
             except Exception:
                 log_failure(Event.SESSION_FAILED, reason="adoption")
             self.agents.reclaim()
+            self.broker.reclaim()
 
     # ------------------------------------------------------------------------------------------ drain, stop
 

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.config import GitHubSettings
+from gateway.credentials.decision import Origin
+from gateway.credentials.git_settings import GitIdentity, identity_of
 from gateway.errors import CommandRefused, GatewayError, GithubRefused, GithubTokenRefused, GithubUnavailable
 from gateway.github import (
     DeviceCode,
@@ -100,6 +102,10 @@ class GithubAccount:
 
     async def token_suspected(self) -> None:
         await self.tokens.token_suspected()
+
+    async def git_identity(self) -> GitIdentity | None:
+        """Who commits are by, where git was not told otherwise."""
+        return identity_of((await self.tokens.row()).profile, Origin.of_url(self._settings.web_url))
 
     async def rotate_vault(self) -> int:
         return await self.tokens.rotate_vault()

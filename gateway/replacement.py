@@ -124,6 +124,7 @@ class Replacement:
         def look() -> None:
             successor.reap()
             gateway.agents.reclaim()
+            gateway.broker.reclaim()
 
         retirement = Retirement(
             sessions=gateway.sessions,

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gateway.config import Address, Config
+from gateway.credentials.broker import BrokerSettings, BrokerStore, CredentialBroker, Spawn
+from gateway.credentials.decision import Origin
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
 from gateway.github_account import GithubAccount
 from gateway.github_tokens import AccountStore, GithubTokens
 from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow, Workspace
+from gateway.launchers.keepers import WorkspaceKeepers
+from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.services import RecordingInfo, StopBegun
 from gateway.recording.asciicast import asciicast_v2, asciicast_v3
 from gateway.recording.playback import paced
@@ -71,6 +75,29 @@ def github_account(config: Config, places: Places, store: AccountStore) -> Githu
 def git_hosts(config: Config) -> GitHosts:
     """Where repositories may be cloned from."""
     return GitHosts(config.github.web_url, config.git.hosts)
+
+
+def credential_broker(
+    config: Config,
+    *,
+    account: GithubAccount,
+    store: BrokerStore,
+    launcher: KeeperLauncher,
+    keepers: WorkspaceKeepers,
+    spawn: Spawn,
+) -> CredentialBroker:
+    """Git in workspaces is told by it from now on. The caller closes it before the keepers."""
+    settings = BrokerSettings(
+        origin=Origin.of_url(config.github.web_url),
+        scope=config.github.credential_scope,
+        is_allowed_without_walls=config.github.credentials_without_walls,
+    )
+    broker = CredentialBroker(
+        settings, account=account, store=store, launcher=launcher, place_for=keepers.git_place, spawn=spawn
+    )
+    keepers.watch = broker
+    account.tokens.changed = broker.account_changed
+    return broker
 
 
 def way_into(workspace: Workspace, address: Address, *, tree: str, places: Places, identity: str | None) -> WayIn:

@@ -30,6 +30,18 @@ class GitIdentity:
     email: str
 
 
+def identity_of(profile: Mapping[str, object], origin: Origin) -> GitIdentity | None:
+    """Of a GitHub profile; without an address in it GitHub's own for such people. None: nobody is logged in."""
+    login, number = profile.get("login"), profile.get("id")
+    if not isinstance(login, str) or not isinstance(number, int):
+        return None
+    name, email = profile.get("name"), profile.get("email")
+    return GitIdentity(
+        name=name if isinstance(name, str) and name.strip() else login,
+        email=email if isinstance(email, str) and "@" in email else f"{number}+{login}@users.noreply.{origin.host}",
+    )
+
+
 def git_variables(git_directory: str | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a program's environment needs. `environment`: what it has already, whose own settings of git stay."""
     if git_directory is None:

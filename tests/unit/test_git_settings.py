@@ -14,6 +14,7 @@ from gateway.credentials.git_settings import (
     GitIdentity,
     credentials_file,
     git_variables,
+    identity_of,
     system_file,
 )
 
@@ -171,3 +172,11 @@ def test_no_name_ends_its_line(home: Home, name: str) -> None:
 def test_the_machine_s_own_settings_are_read_still() -> None:
     assert "path = /etc/gitconfig" in system_file(None)
     assert git_variables(None) == {}
+
+
+def test_identity_is_the_profile_s_or_the_address_that_github_has_for_the_shy() -> None:
+    profile = {"login": "octocat", "id": 583231, "name": "The Octocat", "email": "o@example.com"}
+    assert identity_of(profile, ORIGIN) == GitIdentity("The Octocat", "o@example.com")
+    shy = {"login": "octocat", "id": 583231, "name": " ", "email": None}
+    assert identity_of(shy, ORIGIN) == GitIdentity("octocat", "583231+octocat@users.noreply.github.com")
+    assert identity_of({}, ORIGIN) is identity_of({"login": "octocat", "ended": "revoked"}, ORIGIN) is None
