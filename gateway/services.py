@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gateway.config import Address, Config
-from gateway.credentials.broker import BrokerSettings, BrokerStore, CredentialBroker, Spawn
+from gateway.credentials.broker import BrokerSettings, BrokerStore, CredentialBroker
 from gateway.credentials.decision import Origin
+from gateway.credentials.desk import Spawn
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
 from gateway.github_account import GithubAccount
 from gateway.github_tokens import AccountStore, GithubTokens

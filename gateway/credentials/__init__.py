@@ -3,5 +3,6 @@ alone, tested without git, keepers or a database.
 
     decision.py      git's question, and whether it is answered: pure
     git_settings.py  the files and variables by which git finds us: pure
-    broker.py        a socket per workspace at which git asks
+    desk.py          the socket of one workspace at which git asks
+    broker.py        all of them, and what they answer
 """

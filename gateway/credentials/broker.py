@@ -14,16 +14,12 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import os
-import socket
-import struct
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.credentials.decision import (
-    ASK_MAX_BYTES,
     AskKind,
     CredentialAsk,
     CredentialScope,
@@ -31,6 +27,7 @@ from gateway.credentials.decision import (
     may_have_token,
     repository_of,
 )
+from gateway.credentials.desk import Desk, GitPlace, Spawn
 from gateway.credentials.git_settings import (
     CREDENTIALS_FILE,
     SYSTEM_FILE,
@@ -40,40 +37,14 @@ from gateway.credentials.git_settings import (
 )
 from gateway.errors import CredentialRefused, GatewayError
 from gateway.events import Event
-from gateway.forwarding.acceptor import Acceptor
 from gateway.interfaces import GitToken, GitTokens, Inside, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_event, log_failure
 
-# Asked at once in one workspace; more wait in the kernel's queue, so that one workspace holds up itself alone.
-ASKS_AT_ONCE_MAX = 16
-ASK_SECONDS = 5.0  # for the question, a line or ten from a program beside us
 TOKEN_SECONDS = 20.0  # a renewal asks GitHub; the helper waits a little longer
-ANSWER_SECONDS = 5.0
 UP_SECONDS = 5.0  # the files of a workspace: a keeper that starts must not wait for a database that hangs
 # GitHub is asked once in this time whether a token still holds, however often a workspace says that it does not.
 SUSPICION_SECONDS = 60.0
-_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-
-Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
-
-
-class GitPlace(Protocol):
-    """What git in one workspace sees of us (launchers/git_directory.py)."""
-
-    @property
-    def is_published(self) -> bool: ...
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody listens there, neither we nor another gateway."""
-        ...
-
-    def publish(self) -> socket.socket: ...
-
-    def withdraw(self) -> None: ...
-
-    def write(self, name: str, text: str | None) -> None: ...
 
 
 class GitAccount(GitTokens, Protocol):
@@ -134,7 +105,7 @@ class CredentialBroker:
         self._launcher = launcher
         self._place_for = place_for
         self._spawn = spawn
-        self._desks: dict[str, _Desk] = {}
+        self._desks: dict[str, Desk] = {}
         self._suspected_at = -SUSPICION_SECONDS
 
     @property
@@ -157,13 +128,14 @@ class CredentialBroker:
         try:
             desk = self._desks.get(workspace_id)
             if desk is None:
-                desk = self._desks[workspace_id] = _Desk(self, workspace_id, self._place_for(workspace_id))
+                place = self._place_for(workspace_id)
+                desk = self._desks[workspace_id] = Desk(workspace_id, place, answer=self._answer, spawn=self._spawn)
             desk.made_for = workspace or desk.made_for
             desk.listen()
-            async with asyncio.timeout(UP_SECONDS):
-                await self._write_files(desk)
-        except (GatewayError, OSError, TimeoutError):
-            log_failure(Event.CREDENTIAL_FAILED, workspace_id=workspace_id, reason="git settings not written")
+        except OSError:
+            log_failure(Event.CREDENTIAL_FAILED, workspace_id=workspace_id, reason="no socket")
+            return
+        await self._tell(desk)
 
     def keeper_gone(self, workspace_id: str) -> None:
         desk = self._desks.pop(workspace_id, None)
@@ -178,15 +150,22 @@ class CredentialBroker:
 
     async def account_changed(self) -> None:
         """Somebody logged in or out, or the profile is another: from their next command on, gits know."""
-        for workspace_id in list(self._desks):
-            await self.keeper_up(workspace_id, None)
+        for desk in list(self._desks.values()):
+            await self._tell(desk)
 
     def close(self) -> None:
         """The files stay: what runs on is told by the helper that nobody answers, until the next gateway does."""
         while self._desks:
             self._desks.popitem()[1].close()
 
-    async def _write_files(self, desk: _Desk) -> None:
+    async def _tell(self, desk: Desk) -> None:
+        try:
+            async with asyncio.timeout(UP_SECONDS), desk.telling:
+                await self._write_files(desk)
+        except (GatewayError, OSError, TimeoutError):
+            log_failure(Event.CREDENTIAL_FAILED, workspace_id=desk.workspace_id, reason="git settings not written")
+
+    async def _write_files(self, desk: Desk) -> None:
         workspace = await self._workspace(desk)
         text = None
         if workspace is not None:
@@ -205,13 +184,13 @@ class CredentialBroker:
 
         await asyncio.to_thread(write)
 
-    async def _workspace(self, desk: _Desk) -> Workspace | None:
+    async def _workspace(self, desk: Desk) -> Workspace | None:
         """While it is cloned it has no row yet, and is what its keeper was started for."""
         return await self._store.workspace(desk.workspace_id) or desk.made_for
 
     # ----------------------------------------------------------------------------------------- questions
 
-    async def answer(self, desk: _Desk, data: bytes) -> str:
+    async def _answer(self, desk: Desk, data: bytes) -> str:
         """What the helper gets, for one question: `ok` and git's lines, or `no` and a sentence."""
         ask, name = None, ""
         try:
@@ -225,10 +204,10 @@ class CredentialBroker:
                 return "ok\n"
             token = await self._token_for(workspace, ask)
         except GatewayError as error:
-            self._note(name, ask, reason=error.user_message)
+            self._note(desk, name, ask, reason=error.user_message)
             return f"no\n{error.user_message}\n"
         desk.given = _digest(token.secret)
-        self._note(name, ask)
+        self._note(desk, name, ask)
         expiry = "" if token.expires_at is None else f"password_expiry_utc={int(token.expires_at.timestamp())}\n"
         return f"ok\nusername={token.username}\npassword={token.secret}\n{expiry}"
 
@@ -254,7 +233,7 @@ class CredentialBroker:
             raise CredentialRefused(decision.reason or "log in again, or begin a new shell")
         return token
 
-    async def _suspect(self, desk: _Desk, ask: CredentialAsk) -> None:
+    async def _suspect(self, desk: Desk, ask: CredentialAsk) -> None:
         """A server refused a password. If it is what we gave, the account should know; at most once in a while, since
         a workspace may say so as often as it likes."""
         is_ours = desk.given is not None and hmac.compare_digest(desk.given, _digest(ask.password))
@@ -263,86 +242,18 @@ class CredentialBroker:
             async with asyncio.timeout(TOKEN_SECONDS):
                 await self._account.token_suspected()
 
-    def _note(self, workspace: str, ask: CredentialAsk | None, *, reason: str = "") -> None:
+    def _note(self, desk: Desk, workspace: str, ask: CredentialAsk | None, *, reason: str = "") -> None:
+        log_event(Event.CREDENTIAL_REFUSED if reason else Event.CREDENTIAL_GIVEN, workspace=workspace)
+        if not desk.notes.admits(time.monotonic()):
+            return
         details: dict[str, object] = {"workspace": workspace, "result": "refused" if reason else "given"}
         if ask is not None:
             details |= {"host": ask.host, "path": repository_of(ask.path) or ask.path}
         if reason:
             details["reason"] = reason
+        if left_out := desk.notes.take_left_out():
+            details["left_out_before"] = left_out
         self._store.note(JournalAction.CREDENTIAL_USE, success=not reason, details=details)
-        log_event(Event.CREDENTIAL_REFUSED if reason else Event.CREDENTIAL_GIVEN, workspace=workspace)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._spawn(coroutine, name)
-
-
-class _Desk:
-    """The socket of one workspace, and those who ask at it."""
-
-    def __init__(self, broker: CredentialBroker, workspace_id: str, place: GitPlace) -> None:
-        self.workspace_id = workspace_id
-        self.place = place
-        self.made_for: Workspace | None = None
-        self.given: bytes | None = None  # a digest of the newest token it got
-        self._broker = broker
-        self._acceptor: Acceptor | None = None
-        self._ask_count = 0
-
-    def listen(self) -> None:
-        """Have the path lead to us, whatever lies there. Raises OSError."""
-        if self._acceptor is not None and self.place.is_published:
-            return
-        listener = self.place.publish()
-        if self._acceptor is not None:
-            self._acceptor.close()
-        self._acceptor = Acceptor(listener, self._take)
-
-    def listen_if_free(self) -> None:
-        if not self.place.is_published and self.place.is_free:
-            self.listen()
-
-    def close(self) -> None:
-        self.place.withdraw()
-        if self._acceptor is not None:
-            self._acceptor.close()
-
-    def _take(self, program: socket.socket, _address: object) -> None:
-        uid = _PEER.unpack(program.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
-        if uid != os.getuid():  # nobody else can reach the path; should that ever change, nothing is given
-            program.close()
-            return
-        self._ask_count += 1
-        if self._ask_count >= ASKS_AT_ONCE_MAX and self._acceptor is not None:
-            self._acceptor.pause()
-        task = self._broker.spawn(self._serve(program), f"credential:{self.workspace_id}")
-        task.add_done_callback(lambda _: self._ended(program))
-
-    def _ended(self, program: socket.socket) -> None:
-        program.close()  # also where the task was cancelled before its first step
-        self._ask_count -= 1
-        if self._ask_count < ASKS_AT_ONCE_MAX and self._acceptor is not None:
-            self._acceptor.resume()
-
-    async def _serve(self, program: socket.socket) -> None:
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                data = await _question(program)
-            if data:  # else another gateway looked whether we are here
-                answer = await self._broker.answer(self, data)
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await asyncio.get_running_loop().sock_sendall(program, answer.encode())
-        except (OSError, TimeoutError):
-            return  # it is gone, or does not listen; nobody is left to be told
-
-
-async def _question(program: socket.socket) -> bytes:
-    """All it says until it stops; twice what is allowed, at most, so that a question that is too long is answered: what
-    were left unread would reset the connection."""
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) <= ASK_MAX_BYTES and (piece := await loop.sock_recv(program, ASK_MAX_BYTES)):
-        data += piece
-    return bytes(data)
 
 
 def _digest(secret: str) -> bytes:

@@ -13,7 +13,7 @@ from gateway.launchers.published_socket import PublishedSocket
 
 
 class GitDirectory(PublishedSocket):
-    """Implements gateway.credentials.broker.GitPlace. All calls are short; none waits."""
+    """Implements gateway.credentials.desk.GitPlace. All calls are short; none waits."""
 
     def write(self, name: str, text: str | None) -> None:
         """Replace the file `name`; None removes it. Raises OSError."""

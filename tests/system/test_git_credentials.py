@@ -93,7 +93,7 @@ def test_private_clone_push_and_pull_just_work_and_are_on_record(site: Site) -> 
     site.run(f"git pull -q; {COMMIT} second; git push -q; git fetch -q")
     subject, name, address = site.pushed().split("|")
     assert (subject, name) == ("second", "The Octocat")
-    assert address.endswith("octocat@users.noreply.github.com")
+    assert "octocat@users.noreply." in address
     uses = until(lambda: len(site.uses()) >= before + 3 and site.uses()[before:], "the uses are written down")
     assert {(success, use["workspace"], use["path"]) for success, use in uses} == {(True, "hello", "octocat/hello")}
     assert site.token not in json.dumps(uses)

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from gateway.credentials import broker as broker_module
-from gateway.credentials.broker import ASKS_AT_ONCE_MAX, BrokerSettings, CredentialBroker
+from gateway.credentials import desk as desk_module
+from gateway.credentials.broker import BrokerSettings, CredentialBroker
 from gateway.credentials.decision import ASK_MAX_BYTES, CredentialScope, Origin
+from gateway.credentials.desk import ASKS_AT_ONCE_MAX
 from gateway.credentials.git_settings import CREDENTIALS_FILE, SYSTEM_FILE, GitIdentity
 from gateway.errors import CommandRefused, StoreUnavailable
 from gateway.interfaces import GitToken, Inside, Workspace
@@ -293,13 +295,28 @@ async def test_a_hundred_at_once_are_all_served(site: Site) -> None:
 
 
 async def test_idle_connections_hold_up_nobody_for_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(desk_module, "ASK_SECONDS", 0.2)
     await site.broker().keeper_up("w1", None)
     with contextlib.ExitStack() as stack:
         for _ in range(3 * ASKS_AT_ONCE_MAX):
             stack.enter_context(site.connect())
         assert "password=" in (await site.helper())[0]
     assert len(site.tasks) < ASKS_AT_ONCE_MAX
+
+
+async def test_a_workspace_that_asks_without_end_is_slowed_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its rows in the journal are counted, not written, from a number on."""
+    monkeypatch.setattr(desk_module, "ASKS_PER_SECOND_MAX", 5)
+    monkeypatch.setattr(desk_module, "NOTES_PER_MINUTE_MAX", 7)
+    broker = site.broker()
+    await broker.keeper_up("w1", None)
+    started = time.monotonic()
+    answers = await asyncio.gather(*(raw(site, b"get\n" + HELLO.encode()) for _ in range(11)))
+    assert [answer.startswith(b"ok\n") for answer in answers] == [True] * 11
+    assert (time.monotonic() - started > 1.5, len(site.rows.notes)) == (True, 7)
+    broker._desks["w1"].notes._begun_at -= 60
+    await site.helper()
+    assert site.rows.notes[-1][1]["left_out_before"] == 4
 
 
 async def test_renewal_that_hangs_ends_in_a_sentence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
