@@ -15,7 +15,7 @@ from gateway.config import Config, config_file, load_config
 from gateway.errors import CommandRefused
 from gateway.github_account import GithubAccount
 from gateway.ids import new_id
-from gateway.interfaces import Keepers, Workspace
+from gateway.interfaces import Workspace
 from gateway.launchers.choose import choose_launcher
 from gateway.launchers.inside import installed_shells
 from gateway.launchers.keepers import WorkspaceKeepers
@@ -30,7 +30,16 @@ from gateway.log import set_up_logging
 from gateway.privileges import become
 from gateway.processes import GatewayProcesses, others_gone
 from gateway.recording.recordings import Archive
-from gateway.services import ArchiveShelf, Programs, database_file, git_hosts, github_account, own_name, way_into
+from gateway.services import (
+    ArchiveShelf,
+    Programs,
+    credential_broker,
+    database_file,
+    git_hosts,
+    github_account,
+    own_name,
+    way_into,
+)
 from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
 from gateway.store.migrate import migrate, schema_status
 from gateway.store.store import Store
@@ -139,7 +148,7 @@ class _OnDemand:
         self._store = store
         self._resources = resources
         self._launcher: KeeperLauncher | None = None
-        self._keepers: Keepers | None = None
+        self._keepers: WorkspaceKeepers | None = None
         self._github: GithubAccount | None = None
 
     def github(self) -> GithubAccount:
@@ -206,10 +215,17 @@ class _OnDemand:
         return Programs(rows=self._store, keepers=await self._found_keepers())
 
     async def _yard(self) -> WorkspaceYard:
+        keepers = await self._found_keepers()
+        if keepers.watch is None:  # a private repository is cloned with the account's token
+            tasks = await self._resources.enter_async_context(asyncio.TaskGroup())
+            broker = credential_broker(self._config, account=self.github(), store=self._store, keepers=keepers,
+                                       launcher=await self._chosen_launcher(),
+                                       spawn=lambda work, name: tasks.create_task(work, name=name))  # fmt: skip
+            self._resources.callback(broker.close)
         return WorkspaceYard(
             workspaces_dir=self._places.workspaces_dir,
             archive_dir=self._places.archive_dir,
-            keepers=await self._found_keepers(),
+            keepers=keepers,
             launcher=await self._chosen_launcher(),
             rows=self._store,
             clone_seconds_max=self._config.clone_seconds_max,
@@ -227,7 +243,7 @@ class _OnDemand:
             )
         return self._launcher
 
-    async def _found_keepers(self) -> Keepers:
+    async def _found_keepers(self) -> WorkspaceKeepers:
         """Those an earlier gateway left running, and the way to new ones."""
         if self._keepers is None:
             keepers = WorkspaceKeepers(
