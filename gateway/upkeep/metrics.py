@@ -193,6 +193,9 @@ class _Counters:
         self.forwards = counter("forwards_total", "Forwarded streams, and refused forwards.", "kind", "result")
         self.forward_bytes = counter("forward_bytes_total", "Bytes of ended forwarded streams.", "direction")
         self.forward_listeners = counter("forward_listeners_total", "Listeners opened for clients.", "kind")
+        self.credentials = counter(
+            "credentials_total", "Questions of git in workspaces for the GitHub token.", "result"
+        )
         self.keepers = counter("keeper_starts_total", "Keepers started.")
         self.keepers_ended = counter("keeper_ends_total", "Keepers that ended.")
         self.keepers_misbehaved = counter("keeper_misbehaviours_total", "Answers of keepers that were not accepted.")
@@ -243,6 +246,8 @@ class _Counters:
             Event.FORWARD_REFUSED: lambda keys: self.forwards.labels(_forward_kind(keys), "refused").inc(),
             Event.FORWARD_ENDED: self._forward_ended,
             Event.LISTENER_OPENED: lambda keys: self.forward_listeners.labels(_forward_kind(keys)).inc(),
+            Event.CREDENTIAL_GIVEN: lambda keys: self.credentials.labels("given").inc(),
+            Event.CREDENTIAL_REFUSED: lambda keys: self.credentials.labels("refused").inc(),
             Event.KEEPER_STARTED: lambda keys: self.keepers.inc(),
             Event.KEEPER_ENDED: lambda keys: self.keepers_ended.inc(),
             Event.KEEPER_MISBEHAVED: lambda keys: self.keepers_misbehaved.inc(),

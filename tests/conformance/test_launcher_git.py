@@ -21,6 +21,7 @@ from gateway.launchers.link import KeeperLink
 from tests.support.git_account import FakeAccount
 from tests.support.git_server import GitServer, git_server
 from tests.support.keeper_site import Site
+from tests.support.token_search import FOUND_NOTHING, search_for
 
 AS_ADA = "git -c user.name=ada -c user.email=ada@example.com commit -q --allow-empty -m"
 
@@ -110,31 +111,6 @@ async def test_clone_pull_and_push_just_work(git: Git) -> None:
     assert git.server.refused == []
 
 
-# Run inside. The needle comes in two halves, or the search would find itself.
-SEARCH = """
-import os, sys
-needle = "".join(sys.argv[1:3]).encode()
-def pieces():
-    for folder in os.listdir("/proc"):
-        if folder.isdigit():
-            yield from (f"/proc/{folder}/environ", f"/proc/{folder}/cmdline")
-    for top in sys.argv[3:]:
-        for folder, _, names in os.walk(top):
-            yield from (os.path.join(folder, name) for name in names)
-seen = 0
-for path in pieces():
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
-        continue
-    seen += 1
-    if needle in data or b"git-remote" + b"-http" in data:
-        print(path if needle in data else "under way")
-print("searched" if seen > 10 else "saw nothing")
-"""
-
-
 async def test_token_is_nowhere_in_the_workspace(git: Git) -> None:
     """Looked for in all files and all of /proc, while a push is under way and after it."""
     hook = git.server.root / "octocat/hello.git/hooks/pre-receive"
@@ -145,19 +121,17 @@ async def test_token_is_nowhere_in_the_workspace(git: Git) -> None:
     await git.run(keeper, "printf '[credential]\\n\\thelper = store\\n' >~/.gitconfig; git clone -q $U/octocat/hello .")
     await git.run(keeper, f"{AS_ADA} x")
     token = git.server.token
-    # Without walls /tmp is the machine's own.
-    places = "~ ." if git.site.launcher.name == "none" else "~ . /tmp /var/tmp /run /dev/shm /.homeport"
-    search = f"python3 -c '{SEARCH}' {token[:8]} {token[8:]} {places} | sort -u"
+    search = search_for(token, has_walls=git.site.launcher.name != "none")
     async with asyncio.TaskGroup() as group:
         push = group.create_task(git.run(keeper, "git push -q"))
         async with asyncio.timeout(15):
             while not held.exists():
                 await asyncio.sleep(0.02)
-        assert await git.run(keeper, search) == "searched\nunder way"
+        assert await git.run(keeper, search) == f"{FOUND_NOTHING}\nunder way"
         go.touch()
         await push
     assert git.server.heads("octocat/hello").startswith("x|")
-    assert await git.run(keeper, search) == "searched"
+    assert await git.run(keeper, search) == FOUND_NOTHING
     found = await git.run(keeper, f"t={token[:5]}; echo ${{t}}{token[5:]} >~/note; {search}")
     assert "/note\n" in found  # it would have been seen
 

@@ -59,3 +59,16 @@ def test_agent_and_display_are_named_only_where_they_are_forwarded() -> None:
     request = replace(REQUEST, forwards_agent=True, display="localhost:10.0")
     environment = program_environment(inside, WORKSPACE, request)
     assert (environment[b"SSH_AUTH_SOCK"], environment[b"DISPLAY"]) == (b"/agent/sock", b"localhost:10.0")
+
+
+def test_git_is_told_where_the_gateway_s_settings_for_it_are() -> None:
+    inside = replace(INSIDE, git_directory="/.homeport/git")
+    environment = program_environment(inside, WORKSPACE, REQUEST)
+    assert environment[b"GIT_CONFIG_SYSTEM"] == b"/.homeport/git/system"
+    assert (environment[b"GIT_CONFIG_COUNT"], environment[b"GIT_CONFIG_KEY_0"]) == (b"1", b"include.path")
+    request = replace(
+        REQUEST, environment={"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
+    )
+    environment = program_environment(inside, WORKSPACE, request)  # where the operator lets clients set them
+    assert (environment[b"GIT_CONFIG_COUNT"], environment[b"GIT_CONFIG_KEY_0"]) == (b"2", b"a.b")
+    assert environment[b"GIT_CONFIG_VALUE_1"] == b"/.homeport/git/credentials"

@@ -80,12 +80,14 @@ async def test_events_become_counts() -> None:
     metrics.count(Event.FORWARD_ENDED, {"kind": "direct-tcpip", "bytes_in": 3, "bytes_out": 4})
     metrics.count(Event.LISTENER_OPENED, {"kind": "tcpip-forward"})
     metrics.count(Event.RECORDING_GAP, {"lost_bytes": 4096})
+    metrics.count(Event.CREDENTIAL_GIVEN, {"workspace": "my-app"})
     metrics.count(Event.JOB_ENDED, {"job": "backup", "duration_ms": 250})
     assert await value(metrics, "homeport_connections_total") == 1
     assert await value(metrics, "homeport_forwards_total", kind="direct-tcpip", result="opened") == 1
     assert await value(metrics, "homeport_forwards_total", kind="other", result="refused") == 1
     assert await value(metrics, "homeport_forward_bytes_total", direction="out") == 4
     assert await value(metrics, "homeport_forward_listeners_total", kind="tcpip-forward") == 1
+    assert await value(metrics, "homeport_credentials_total", result="given") == 1
     assert await value(metrics, "homeport_logins_total", result="accepted") == 1
     assert await value(metrics, "homeport_logins_total", result="unknown_key") == 1
     assert await value(metrics, "homeport_login_handshake_seconds_sum") == pytest.approx(0.04)
