@@ -248,7 +248,7 @@ class CredentialBroker:
             return
         details: dict[str, object] = {"workspace": workspace, "result": "refused" if reason else "given"}
         if ask is not None:
-            details |= {"host": ask.host, "path": repository_of(ask.path) or ask.path}
+            details |= {"host": ask.host, "path": repository_of(ask.path) or ask.path or None}
         if reason:
             details["reason"] = reason
         if left_out := desk.notes.take_left_out():
