@@ -88,6 +88,7 @@ class GithubAccount:
         self._api = api
         self.tokens = tokens
         self._sleep = sleep
+        self.why_not_for_git = ""  # why git in workspaces gets no token even so. Set by the wiring.
 
     async def close(self) -> None:
         await self.tokens.close()

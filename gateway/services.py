@@ -98,6 +98,7 @@ def credential_broker(
     )
     keepers.watch = broker
     account.tokens.changed = broker.account_changed
+    account.why_not_for_git = broker.why_closed
     return broker
 
 

@@ -59,6 +59,8 @@ async def _login(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.note(
             f"the token has the scopes {', '.join(user.scopes) or 'none'}: without repo it opens no private repository"
         )
+    if why_not := lobby.services.github().why_not_for_git:
+        await lobby.note(why_not)
     return EXIT_OK
 
 

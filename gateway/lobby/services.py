@@ -204,6 +204,11 @@ class GithubDesk(Protocol):
         """What a device login asks for, with spaces between."""
         ...
 
+    @property
+    def why_not_for_git(self) -> str:
+        """Why git in workspaces gets no token even from a good login; empty if it does."""
+        ...
+
     async def begin_device_login(self) -> DeviceCode: ...
 
     async def finish_device_login(self, code: DeviceCode) -> GithubUser:

@@ -164,9 +164,21 @@ def test_revoked_token_is_explained_in_one_line_and_a_new_login_counts_at_once(o
 
 
 @pytest.mark.slow
-def test_without_walls_nothing_is_given_and_git_says_why(tmp_path: Path) -> None:
+def test_without_walls_nothing_is_given_and_the_login_and_git_say_why(tmp_path: Path) -> None:
     for site in _site("none", tmp_path):
-        site.log_in()
+        why = b"homeport: workspaces have no walls here (isolation none), so git gets no GitHub token"
+        assert why in site.log_in().stderr
         done = site.gateway.ssh(f"timeout 10 git ls-remote {site.github.web_url}/octocat/hello")
-        assert b"homeport: workspaces have no walls here (isolation none), so git gets no GitHub token" in done.stderr
-        assert done.returncode == 128
+        assert (why in done.stderr, done.returncode) == (True, 128)
+
+
+@pytest.mark.slow
+def test_a_private_clone_says_why_it_failed_and_needs_no_gateway(tmp_path: Path) -> None:
+    for site in _site("bubblewrap", tmp_path):
+        done = site.gateway.homeport("new", "octocat/hello", check=False)
+        assert (done.returncode, b"nobody is logged in to GitHub" in done.stderr) == (1, True), done
+        site.log_in()
+        site.gateway.terminate()
+        site.gateway.homeport("new", "octocat/hello")
+        site.gateway.start()
+        assert site.run("git pull -q; ls -a") == ".\n..\n.git\n"
