@@ -176,6 +176,7 @@ class CredentialBroker:
                 helper=self._launcher.inside(workspace).credential_helper,
                 has_token=not self.why_closed and await self._account.has_token(),
             )
+            desk.told_repo = workspace.github_repo
         identity = await self._account.git_identity()
 
         def write() -> None:
@@ -198,6 +199,8 @@ class CredentialBroker:
             if workspace is None or not workspace.is_active:
                 raise CredentialRefused("this workspace is archived")
             name = workspace.name
+            if workspace.github_repo != desk.told_repo:  # it has another name on GitHub by now: for git's next question
+                await self._tell(desk)
             ask = CredentialAsk.parse(data)
             if ask.kind is AskKind.ERASE:
                 await self._suspect(desk, ask)

@@ -76,6 +76,7 @@ class Desk:
         self.made_for: Workspace | None = None
         self.given: bytes | None = None  # a digest of the newest token it got
         self.notes = NoteLimit()
+        self.told_repo: str | None = None  # what git there was told about
         self.telling = asyncio.Lock()  # one at a time, so that the last to write knew the newest
         self._answer = answer
         self._spawn = spawn

@@ -204,6 +204,13 @@ async def test_workspace_in_the_making_is_known_by_what_its_keeper_was_started_f
     assert "password=gho_secret" in (await site.helper())[0]
 
 
+async def test_repository_with_another_name_by_now_is_told_to_git_at_its_next_question(site: Site) -> None:
+    await site.broker().keeper_up("w1", None)
+    site.rows.workspaces["w1"] = replace(site.app, github_repo="the-team/hello")
+    assert "for repositories of the-team alone" in (await site.helper(kind="explain"))[1]
+    assert 'https://github.com/the-team"' in site.file(CREDENTIALS_FILE)
+
+
 async def test_archived_and_unknown_workspaces_get_nothing(site: Site) -> None:
     await site.broker().keeper_up("w1", None)
     site.rows.workspaces["w1"] = replace(site.app, is_active=False)
