@@ -6,8 +6,8 @@ from tests.support.server import Server
 
 DIFFERENCES = {
     "variables": "Homeport sets LANG, PWD, WORKSPACE_NAME, a PATH with ~/.local/bin in front, behind walls "
-    "XDG_RUNTIME_DIR, and TERM=dumb for a terminal whose client names none; sshd without PAM sets MAIL instead, and "
-    "leaves the rest to PAM.",
+    "XDG_RUNTIME_DIR, GIT_CONFIG_* for the gateway's credentials, and TERM=dumb for a terminal whose client names "
+    "none; sshd without PAM sets MAIL instead, and leaves the rest to PAM.",
     "start": "Everything starts in the workspace's tree: shells, commands, SFTP. sshd has but the home.",
     "open-files": "A program may open 1024 files before it raises that itself, whatever the server runs with, for "
     "select(2) fails above; sshd hands on its own limit.",

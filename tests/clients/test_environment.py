@@ -52,6 +52,9 @@ def test_variables_are_exactly_these(server: Server, terminal: str) -> None:
         standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         path = f"{server.home}/.local/bin:{standard}"
         expected |= {"LANG": "C.UTF-8", "PWD": server.tree, "WORKSPACE_NAME": server.user, "PATH": path}
+        # Where git is told of the gateway's token.
+        expected |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "include.path"}
+        expected |= {name: found[name] for name in ("GIT_CONFIG_SYSTEM", "GIT_CONFIG_VALUE_0")}
         if terminal == "-tt":
             expected["TERM"] = "dumb"  # this client has none
         if server.name == "bubblewrap" or "XDG_RUNTIME_DIR" in found:  # without walls: if the account has one
