@@ -142,7 +142,8 @@ def _refuse_failure(end: ProgramExit, last_lines: Sequence[str]) -> None:
     said = fatal[-1].removeprefix("fatal: ").removeprefix("error: ") if fatal else f"it ended with {_how(end)}"
     text = "\n".join(last_lines)
     is_network = _has(text, _NETWORK_WORDS) and not _has(text, _NOT_NETWORK_WORDS)
-    raise GitFailed(f"git failed: {said}{_hint(text)}", lines=tuple(last_lines), is_network=is_network)
+    why = _reason(last_lines) or _hint(text)
+    raise GitFailed(f"git failed: {said}{why}", lines=tuple(last_lines), is_network=is_network)
 
 
 def _has(text: str, words: Sequence[str]) -> bool:
@@ -151,6 +152,12 @@ def _has(text: str, words: Sequence[str]) -> bool:
 
 def _how(end: ProgramExit) -> str:
     return f"signal {end.signal}" if end.signal is not None else f"exit status {end.exit_code}"
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Why git got no token, if its helper said so (keeper/git_credential.py)."""
+    said = [line for line in lines if line.startswith("homeport: ")]
+    return "\n" + said[-1].removeprefix("homeport: ") if said else ""
 
 
 def _hint(text: str) -> str:
