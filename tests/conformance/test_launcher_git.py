@@ -153,6 +153,7 @@ async def test_other_owners_get_nothing_and_git_does_not_hang(git: Git) -> None:
     assert all(not success for success, _ in git.rows.notes)
 
 
+@pytest.mark.slow
 async def test_submodules_of_the_owner_come_along(git: Git) -> None:
     far = git.server.make("octocat/part")
     await asyncio.to_thread(_add_submodule, git.server, far)
@@ -182,6 +183,7 @@ async def test_identity_is_the_profile_s_until_the_user_has_one(git: Git) -> Non
     assert await git.run(keeper, "git config user.email") == "grace@example.com"
 
 
+@pytest.mark.slow
 async def test_logged_in_meanwhile_counts_in_what_runs(git: Git) -> None:
     token, git.account.token = git.account.token, None
     keeper = await git.keeper()
@@ -192,6 +194,7 @@ async def test_logged_in_meanwhile_counts_in_what_runs(git: Git) -> None:
     assert await git.run(keeper, "git clone -q $U/octocat/hello a") == ""
 
 
+@pytest.mark.slow
 async def test_next_gateway_serves_the_keeper_it_found(git: Git) -> None:
     first = git.gateway()
     keeper = await git.site.keeper(first)

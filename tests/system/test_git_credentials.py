@@ -70,7 +70,7 @@ def _site(isolation: str, directory: Path, **settings: object) -> Iterator[Site]
             yield Site(gateway, github, github.new_token())
 
 
-@pytest.fixture(scope="module", params=["none", "bubblewrap"])
+@pytest.fixture(scope="module", params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Logged in, with the clone `hello`."""
     directory = tmp_path_factory.mktemp("far")

@@ -311,6 +311,7 @@ async def test_idle_connections_hold_up_nobody_for_long(site: Site, monkeypatch:
     assert len(site.tasks) < ASKS_AT_ONCE_MAX
 
 
+@pytest.mark.slow
 async def test_a_workspace_that_asks_without_end_is_slowed_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its rows in the journal are counted, not written, from a number on."""
     monkeypatch.setattr(desk_module, "ASKS_PER_SECOND_MAX", 5)
