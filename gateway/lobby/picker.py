@@ -10,11 +10,12 @@ import asyncio
 import codecs
 import contextlib
 import io
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TextIO, cast
 
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input, typeahead
@@ -48,7 +49,10 @@ Look = Callable[[], Awaitable[list[Entry]]]
 
 async def pick(state: PickerState, end: ChannelEnd, *, look: Look, term: str, theme: Theme, has_colour: bool) -> Choice:
     """Show it until something is chosen. Whichever way it ends, the client's screen is as it was before."""
-    return await _Picker(state, end, look, term=term, theme=theme, has_colour=has_colour).run()
+    # prompt_toolkit finds "the" application by a context variable. Without a session of its own each picker's keys
+    # would act on the one that was opened last.
+    with create_app_session():
+        return await _Picker(state, end, look, term=term, theme=theme, has_colour=has_colour).run()
 
 
 class _Picker:
@@ -94,6 +98,8 @@ class _Picker:
             self._screen.is_closed = True
             if self._resizing is not None:
                 self._resizing.cancel()
+            # prompt_toolkit puts back what it found, which may be another picker's that has ended by then.
+            loop.remove_signal_handler(signal.SIGWINCH)
             typeahead._buffer.pop(self._keys.typeahead_hash(), None)  # kept for ever otherwise
 
     def _begin(self) -> None:

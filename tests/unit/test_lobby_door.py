@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -348,6 +349,23 @@ async def test_enter_hands_the_channel_on_with_the_name_that_was_chosen_and_the_
     ]
     assert (channel.sink, channel.status) == (None, None)  # nobody's, and open
     assert channel.output.endswith(b"\x1b[?25h\x1b[?1049l\x1b[?2004l")  # cursor, screen and paste as they were
+
+
+async def test_pickers_at_once_are_each_one_s_own(house: House):
+    """Keys of one person acted on whichever picker was opened last."""
+    async with picking(house) as first, picking(house) as second, picking(house) as third:
+        channels = [channel for _, channel in (first, second, third)]
+        first[1].type(b"secr\r")
+        await asyncio.wait_for(first[0], 5)
+        assert [request.login_name for request in house.served] == ["secret"]
+        assert not second[0].done()
+        third[1].type(b"q")
+        await asyncio.wait_for(third[0], 5)
+        second[1].type(b"my-a\r")
+        await asyncio.wait_for(second[0], 5)
+    assert [request.login_name for request in house.served] == ["secret", "my-app"]
+    assert [channel.status for channel in channels] == [None, None, 0]
+    assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGWINCH), "one of them is still called"
 
 
 async def test_a_database_that_does_not_answer_is_said_in_words(house: House, monkeypatch: pytest.MonkeyPatch):
