@@ -19,8 +19,10 @@ OUTPUT_MAX_BYTES = 64 * 1024
 READ_BYTES = 32 * 1024
 LAST_LINES_KEPT = 12
 FIRST_BRANCH = "main"
-HTTP_BYTES_PER_SECOND_MIN = 100
-HTTP_SILENCE_SECONDS = 60
+# A server that prepares a large pack sends five bytes in five seconds (git-config(1), uploadpack.keepAlive), and no
+# more where no progress is asked for: what is slower for so long is dead.
+HTTP_BYTES_PER_SECOND_MIN = 1
+HTTP_SILENCE_SECONDS = 300
 
 # What git, curl and ssh say when the other side cannot be reached, or went away in the middle.
 _NETWORK_WORDS = (
@@ -28,14 +30,17 @@ _NETWORK_WORDS = (
     "Connection refused", "Connection reset", "Connection timed out", "Connection closed", "Network is unreachable",
     "No route to host", "Operation timed out", "Operation too slow", "early EOF", "unexpected disconnect",
     "hung up unexpectedly", "RPC failed", "Empty reply from server", "transfer closed", "returned error: 5",
-    "SSL_ERROR_SYSCALL", "unexpected eof", "TLS connection was non-properly terminated",
+    "not responding", "SSL_ERROR_SYSCALL", "unexpected eof", "TLS connection was non-properly terminated",
 )  # fmt: skip
 # Those come with such words as well, and trying again helps nothing.
 _NOT_NETWORK_WORDS = ("returned error: 4", "RPC failed; HTTP 4", "No space left on device", "Permission denied")
 _PERCENTAGE = re.compile(r": +\d{1,3}% \(")
 
 # Never ask anything: nobody could answer. A new host's key is taken on first use, a changed one is refused (ssh(1)).
-_SSH_COMMAND = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20"
+_SSH_COMMAND = (
+    "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20"
+    " -o ServerAliveInterval=30 -o ServerAliveCountMax=4"
+)
 # No background upkeep that would outlive the command; no credential prompts; no surprises from a global setting.
 _OPTIONS = tuple(
     word

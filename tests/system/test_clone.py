@@ -170,6 +170,15 @@ def test_commands_and_transfers_wait_for_the_clone_with_nothing_of_ours_on_their
     assert copied.read_text() == "hello\n"
 
 
+def test_forward_waits_for_the_clone_as_well(cloning: InstalledGateway, far: GitServer) -> None:
+    far.make("octo/forwarded")
+    cloning.homeport("new", "octo/forwarded", "--later")
+    words = ("-W", f"127.0.0.1:{far.port}", "--")
+    asked = cloning.ssh(*words, workspace="forwarded", input=b"GET /octo/none HTTP/1.0\r\n\r\n")
+    assert asked.stdout.startswith(b"HTTP/1.1 404"), asked
+    assert json.loads(listed(cloning, "forwarded"))["is_cloned"]
+
+
 def test_first_login_that_cannot_clone_says_one_line_and_the_next_one_tries_again(
     cloning: InstalledGateway, far: GitServer
 ) -> None:
