@@ -329,9 +329,9 @@ def test_the_picker_fits_a_window_that_changes(house: InstalledGateway) -> None:
         terminal.wait("q leave")
         terminal.resize(columns=30, rows=6)
         screen = until_screen(terminal, lambda rows: rows[0] == "find:" and rows[5].startswith("Up/Down"), "it fits")
-        assert screen[1].startswith("cloned")
+        assert all(line.strip() for line in screen[1:5]), "the list has all the lines between"
         terminal.resize(columns=12, rows=2)
-        until_screen(terminal, lambda rows: len(rows) == 2 and rows[1].startswith("cloned"), "a tiny one has the list")
+        until_screen(terminal, lambda rows: len(rows) == 2 and rows[1].strip() != "", "a tiny one has the list")
         terminal.resize(columns=100, rows=30)
         until_screen(terminal, lambda rows: rows[0] == "homeport  ada" and rows[29].startswith("Up/Down"), "it grows")
         terminal.press("Escape")
