@@ -115,7 +115,9 @@ async def _ls(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.print_json([workspace_shape(workspace) for workspace in workspaces])
         return EXIT_OK
     if not workspaces:
-        await lobby.note(f"no workspaces yet; make one with: {lobby.prog} new NAME")
+        is_scoped = lobby.scope is not None
+        make = f"no workspaces yet; make one with: {lobby.prog} new NAME"
+        await lobby.note("there is no workspace that this key may enter" if is_scoped else make)
         return EXIT_OK
     rows = [
         (

@@ -105,6 +105,12 @@ async def test_what_is_within_the_scope_works_as_for_everybody():
     assert await lobby("kill", THEIRS, principal=OWNER) == 0
 
 
+async def test_a_key_whose_workspaces_are_gone_is_not_told_to_make_some():
+    lobby = FakeLobby()
+    assert await lobby("ls", principal=SCOPED) == 0
+    assert lobby.stderr.text == "homeport: there is no workspace that this key may enter\n"
+
+
 async def test_a_recording_belongs_where_its_session_does_not_where_its_file_says():
     """A workspace may have got the name that another one had when the recording was made."""
     lobby = house()
