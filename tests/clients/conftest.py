@@ -17,7 +17,7 @@ from tests.support.installed import HOMEPORT
 from tests.support.promises import hold_to_promises, hold_to_silence
 from tests.support.server import Server, homeport, openssh
 from tests.support.sshd import why_no_sshd
-from tests.support.walls import why_no_bubblewrap
+from tests.support.walls import walls, why_no_bubblewrap
 
 PIPE_LINGER_SECONDS = 2.0  # the default of ten would be most of this folder's time
 TOOLS = ("ssh", "scp", "sftp", "ssh-keygen", "ssh-keyscan", "git")
@@ -26,7 +26,7 @@ Lend = Callable[[str], Server]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
-        names = ["sshd"] if metafunc.config.getoption("--against") == "sshd" else ["none", "bubblewrap"]
+        names = ["sshd"] if metafunc.config.getoption("--against") == "sshd" else walls()
         metafunc.parametrize("server", names, indirect=True, scope="module")
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_github import FakeGithub, FakeRepository, FakeToken
 from tests.support.installed import HOMEPORT, InstalledGateway
 from tests.support.promises import hold_to_promises, hold_to_silence
-from tests.support.walls import why_no_bubblewrap
+from tests.support.walls import walls, why_no_bubblewrap
 
 PIPE_LINGER_SECONDS = 2.0  # the default of ten would be most of this folder's time
 PERSONAL_TOKEN = "ghp_" + 36 * "0"
@@ -55,7 +55,7 @@ def lend_gateway(fake_github: FakeGithub) -> Iterator[Lend]:
         yield lend
 
 
-@pytest.fixture(scope="module", params=["none", "bubblewrap"])
+@pytest.fixture(scope="module", params=walls())
 def gateway(request: pytest.FixtureRequest, lend_gateway: Lend) -> Iterator[InstalledGateway]:
     """A running gateway with a key and the workspace `demo`. After each module nothing may be left in it."""
     skip_without_walls(request.param)

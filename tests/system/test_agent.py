@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.installed import InstalledGateway, Result, until
 from tests.support.ssh_agent import ssh_agent
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 AT_ONCE_SECONDS = 2.0
@@ -218,7 +219,7 @@ def test_a_forwarded_agent_is_on_record_once_and_not_for_each_use(gateway: Insta
     ]
 
 
-@pytest.fixture(params=["none", "bubblewrap"])
+@pytest.fixture(params=walls())
 def own_gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """One that a test may kill."""
     skip_without_walls(request.param)

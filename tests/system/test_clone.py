@@ -15,6 +15,7 @@ import pytest
 from tests.support.git_server import GitServer, git_server
 from tests.support.installed import HOMEPORT, InstalledGateway, until
 from tests.support.terminal import Terminal
+from tests.support.walls import walls
 from tests.system.conftest import PIPE_LINGER_SECONDS, running, skip_without_walls
 
 HOLD_SECONDS = 20
@@ -35,7 +36,7 @@ def _no_faults(far: GitServer) -> Iterator[None]:
     far.go_on.set()
 
 
-@pytest.fixture(scope="module", params=["none", "bubblewrap"])
+@pytest.fixture(scope="module", params=walls())
 def cloning(request: pytest.FixtureRequest, far: GitServer) -> Iterator[InstalledGateway]:
     skip_without_walls(request.param)
     gateway = InstalledGateway(
@@ -255,7 +256,7 @@ def test_rename_is_refused_while_a_shell_runs(cloning: InstalledGateway) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root to mount a small disk")
-@pytest.mark.parametrize("isolation", ["none", "bubblewrap"])
+@pytest.mark.parametrize("isolation", walls())
 def test_full_disk_is_said_and_leaves_nothing_and_the_next_try_works(isolation: str, far: GitServer) -> None:
     skip_without_walls(isolation)
     far.make("octo/huge", random_bytes=40 * BIG)

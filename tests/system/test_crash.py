@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.installed import HOMEPORT, InstalledGateway, free_port, until
 from tests.support.terminal import Terminal
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 PRINTERS = 10
@@ -38,7 +39,7 @@ sys.exit(11)
 """
 
 
-@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(params=walls())
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     skip_without_walls(request.param)
     yield from running(InstalledGateway(request.param))

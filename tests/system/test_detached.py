@@ -15,6 +15,7 @@ from tests.support.costs import cpu_ticks, own_pids, ticks_per_second
 from tests.support.installed import InstalledGateway, until
 from tests.support.shell import Shell, end_sessions, until_detached
 from tests.support.ssh_agent import ssh_agent
+from tests.support.walls import walls
 from tests.support.x_server import ANSWER, COOKIE, PROGRAM, XServer
 from tests.system.conftest import PIPE_LINGER_SECONDS, running, skip_without_walls
 
@@ -218,7 +219,7 @@ def test_agent_of_the_new_client_answers_in_the_old_shell_and_nobody_s_at_once(g
             assert " second-agent-key (ED25519)" in shell.ask("ssh-add -l")
 
 
-@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(params=walls())
 def forwarding(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """A gateway of the test's own, that forwards X11."""
     skip_without_walls(request.param)

@@ -14,6 +14,7 @@ import pytest
 from tests.support.fake_github import FakeGithub, FakeRepository
 from tests.support.installed import InstalledGateway, Result, until
 from tests.support.token_search import FOUND_NOTHING, search_for
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 COMMIT = "git commit -q --allow-empty -m"
@@ -70,7 +71,7 @@ def _site(isolation: str, directory: Path, **settings: object) -> Iterator[Site]
             yield Site(gateway, github, github.new_token())
 
 
-@pytest.fixture(scope="module", params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(scope="module", params=walls())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Logged in, with the clone `hello`."""
     directory = tmp_path_factory.mktemp("far")

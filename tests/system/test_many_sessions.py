@@ -14,6 +14,7 @@ import pytest
 from tests.support.costs import cpu_ticks, memory_bytes, own_pids
 from tests.support.installed import InstalledGateway, until
 from tests.support.shell import Shell, until_detached
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 WORKSPACES = 5
@@ -27,7 +28,7 @@ IDLE_SECONDS = 5.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(params=walls())
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     skip_without_walls(request.param)
     yield from running(InstalledGateway(request.param))

@@ -21,6 +21,7 @@ import pytest
 from tests.support.installed import HOMEPORT, STOP_SECONDS, InstalledGateway, free_port, until
 from tests.support.shell import Shell, end_sessions, until_detached
 from tests.support.streams import connected, shouting_inside
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 COMMANDS_AT_ONCE = 4
@@ -29,7 +30,7 @@ COMMANDS_A_RELOAD = 50
 BACK_SECONDS_MAX = 7.0
 
 
-@pytest.fixture(scope="module", params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(scope="module", params=walls())
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """Of our own: a gateway that others have lent must stay the process they know."""
     skip_without_walls(request.param)

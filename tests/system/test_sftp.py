@@ -28,6 +28,7 @@ from tests.support.raw_sftp import (
     text,
     texts_in,
 )
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 OPENSSH_EXTENSIONS = {  # of 9.2
@@ -235,7 +236,7 @@ def test_a_broken_off_transfer_is_resumed_where_it_stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isolation", ["none", "bubblewrap"])
+@pytest.mark.parametrize("isolation", walls())
 def test_without_audit_there_are_no_rows_and_files_go_through(isolation: str, tmp_path: Path) -> None:
     skip_without_walls(isolation)
     for gateway in running(InstalledGateway(isolation, sftp_audit=False)):

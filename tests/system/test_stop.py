@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.installed import InstalledGateway, until
 from tests.support.terminal import Terminal
+from tests.support.walls import walls
 from tests.system.conftest import running, skip_without_walls
 
 DRAIN_SECONDS = 1.0
@@ -19,7 +20,7 @@ DRAIN_SECONDS = 1.0
 ORDERLY_SECONDS = 8.0
 
 
-@pytest.fixture(params=[pytest.param("none", marks=pytest.mark.slow), "bubblewrap"])
+@pytest.fixture(params=walls())
 def gateway(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """One for each test: they stop it."""
     skip_without_walls(request.param)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installed import InstalledGateway, Result, until
+from tests.support.walls import walls
 from tests.support.x_server import ANSWER, COOKIE, PORT_OF_DISPLAY_0, PROGRAM, XServer
 from tests.system.conftest import PIPE_LINGER_SECONDS, running, skip_without_walls
 
@@ -25,7 +26,7 @@ def _xauth() -> None:
         pytest.skip("xauth is not installed; apt install xauth")
 
 
-@pytest.fixture(scope="module", params=["none", "bubblewrap"])
+@pytest.fixture(scope="module", params=walls())
 def forwarding(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     """A gateway that forwards X11."""
     skip_without_walls(request.param)
