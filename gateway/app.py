@@ -17,7 +17,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from gateway import __version__, notify
@@ -60,6 +60,7 @@ from gateway.services import (
     github_account,
     own_name,
     way_into,
+    workspace_archives,
 )
 from gateway.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
@@ -70,6 +71,7 @@ from gateway.upkeep.schedule import Job
 from gateway.upkeep.upkeep import Sources, Upkeep
 from gateway.way_in import WayIn
 from gateway.workspaces.create import WorkspaceYard, remove_half_made
+from gateway.workspaces.inactive import InactiveWorkspaces
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
@@ -145,6 +147,7 @@ class Gateway:
         self.elsewhere.begin()
         if not self.processes.others():  # one that was replaced may be making a workspace
             await remove_half_made(self.places.workspaces_dir, self.keepers.running())
+            self.spawn(self.archives.sweep(await self.archives.recover()), "sweep-archives")
         await self.doors.open()
         self.screens.start()
         self.long_lived += [
@@ -193,11 +196,13 @@ class Gateway:
                                  recordings=self.recordings, drain_seconds=config.session.drain_seconds,
                                  spawn=self.spawn)  # fmt: skip
         self.idle = IdleWatch(self.sessions.live, IdleLimits.of(config.session), end=self.sessions.kill)
-        self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir,
+        self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
                                   clone_seconds_max=config.clone_seconds_max, hosts=git_hosts(config))  # fmt: skip
         self.sessions.clones = self.yard.declared
         self._resources.push_async_callback(self.yard.declared.close)
+        self.archives = workspace_archives(config, places, keepers=self.keepers, launcher=self.launcher,
+                                           rows=self.store, recordings=self.recordings)  # fmt: skip
         self.elsewhere = Elsewhere(sessions=self.sessions, handover=self.handover, rows=self.store,
                                    keepers=self.keepers, others=self.processes.others, spawn=self.spawn)  # fmt: skip
         self.programs = Programs(rows=self.store, keepers=self.keepers, live=self.sessions, elsewhere=self.elsewhere)
@@ -234,8 +239,15 @@ class Gateway:
                 warnings=self._public_warnings,
                 github_expires_seconds=self.github.tokens.expires_seconds,
             ),
+            archive_inactive=self._archive_inactive(),
             more_jobs=[Job("github", GITHUB_CRON, self.github.tokens.refresh_if_due, GITHUB_SECONDS_MAX)],
         )
+
+    def _archive_inactive(self) -> Callable[[], Awaitable[object]] | None:
+        days = self.config.archive.inactive_days
+        if not days:
+            return None
+        return InactiveWorkspaces(rows=self.store, programs=self.programs, archives=self.archives, days=days).run
 
     async def _build_doors(self, host_keys: list[Any]) -> None:
         """By the time a forward is accepted, the ports that forwards must never reach are known."""
@@ -290,7 +302,7 @@ class Gateway:
 
     def _services(self) -> Services:
         """What the lobby's commands act on."""
-        return Services(store=self.store, sessions=self.programs, workspaces=self.yard,
+        return Services(store=self.store, sessions=self.programs, workspaces=self.yard, archives=self.archives,
                         recordings=ArchiveShelf(self.recordings.archive), backup=self.upkeep.backup_now,
                         stop=self.begin_stop, reload=self.replacement.reload, disconnect=self._disconnect_key,
                         ends_at=self.idle.ends_at, shells=installed_shells, way_in=self._way_into,

@@ -196,6 +196,14 @@ class GitSettings(_Section):
     hosts: tuple[str, ...] = ("gitlab.com", "codeberg.org", "bitbucket.org", "git.sr.ht")
 
 
+class ArchiveSettings(_Section):
+    # Days without a session and without a changed file until a workspace is archived by itself, if all in it is
+    # committed and pushed. 0: never.
+    inactive_days: int = Field(default=0, ge=0, le=_DAYS_MAX)
+    # Of each step (packing, reading back, unpacking): some 300 GB at a disk's 30 MB/s; beyond this it hangs.
+    seconds_max: float = Field(default=3 * 3600, gt=0)
+
+
 class RetentionSettings(_Section):
     """Days until maintenance deletes; live sessions are never touched."""
 
@@ -211,6 +219,7 @@ class ScheduleSettings(_Section):
     metrics: str = "* * * * *"
     maintenance: str = "0 1 * * *"  # before the backup, so that the backup is small
     backup: str = "0 2 * * *"
+    inactive: str = "0 3 * * *"  # archives what nobody uses ([archive] inactive_days)
     backups_kept: int = Field(default=30, ge=1)
 
 
@@ -242,6 +251,7 @@ class Config(_Section):
     github: GitHubSettings = GitHubSettings()
     git: GitSettings = GitSettings()
     recording: RecordingSettings = RecordingSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     retention: RetentionSettings = RetentionSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     log: LogSettings = LogSettings()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from gateway.caller_keys import TRIAL_KEY
 from gateway.config import Config, config_file, load_config
@@ -39,6 +41,7 @@ from gateway.services import (
     github_account,
     own_name,
     way_into,
+    workspace_archives,
 )
 from gateway.state import TRIAL_FOLDER, Places, StateLock, prepare
 from gateway.store.migrate import migrate, schema_status
@@ -46,7 +49,10 @@ from gateway.store.store import Store
 from gateway.tree_status import Synced, TreeStatus
 from gateway.upkeep.backup import Backups
 from gateway.way_in import WayIn
+from gateway.workspaces.archive_places import Archived
+from gateway.workspaces.archives import Say, WorkspaceArchives
 from gateway.workspaces.create import WorkspaceYard
+from gateway.workspaces.unsaved import Unsaved
 
 
 def run_on_state(
@@ -122,6 +128,7 @@ def _services(config: Config, places: Places, store: Store, on_demand: _OnDemand
         store=store,
         sessions=on_demand,
         workspaces=on_demand,
+        archives=_ArchivesOnDemand(on_demand.archives),
         recordings=ArchiveShelf(Archive(recordings_dir=places.recordings_dir, spools_dir=places.spools_dir)),
         backup=backups.make,
         stop=on_demand.stop,
@@ -202,8 +209,16 @@ class _OnDemand:
     async def rename(self, workspace: Workspace, name: str) -> tuple[Workspace, list[str]]:
         return await (await self._yard()).rename(workspace, name)
 
-    async def archive(self, workspace: Workspace) -> str:
-        return await (await self._yard()).archive(workspace)
+    async def archives(self) -> WorkspaceArchives:
+        recordings = Archive(recordings_dir=self._places.recordings_dir, spools_dir=self._places.spools_dir)
+        return workspace_archives(
+            self._config,
+            self._places,
+            keepers=await self._found_keepers(),
+            launcher=await self._chosen_launcher(),
+            rows=self._store,
+            recordings=_Removal(recordings),
+        )
 
     async def way_into(self, workspace: Workspace) -> WayIn:
         tree = (await self._chosen_launcher()).inside(workspace).tree
@@ -224,7 +239,6 @@ class _OnDemand:
             self._resources.callback(broker.close)
         return WorkspaceYard(
             workspaces_dir=self._places.workspaces_dir,
-            archive_dir=self._places.archive_dir,
             keepers=keepers,
             launcher=await self._chosen_launcher(),
             rows=self._store,
@@ -256,6 +270,43 @@ class _OnDemand:
             await keepers.find()
             self._keepers = keepers
         return self._keepers
+
+
+class _ArchivesOnDemand:
+    """Archives of the lobby; what was interrupted is finished before anything else is begun."""
+
+    def __init__(self, make: Callable[[], Awaitable[WorkspaceArchives]]) -> None:
+        self._make = make
+
+    async def archive(self, workspace: Workspace, *, say: Say) -> Archived:
+        return await (await self._ready()).archive(workspace, say=say)
+
+    async def unarchive(self, workspace: Workspace, *, is_archive_kept: bool, say: Say) -> Path | None:
+        return await (await self._ready()).unarchive(workspace, is_archive_kept=is_archive_kept, say=say)
+
+    async def unsaved(self, workspace: Workspace) -> Unsaved:
+        return await (await self._ready()).unsaved(workspace)
+
+    async def purge(self, workspace: Workspace, *, refuse: Callable[[Unsaved], None]) -> int:
+        return await (await self._ready()).purge(workspace, refuse=refuse)
+
+    async def list_archived(self) -> list[Archived]:
+        return await (await self._make()).list_archived()
+
+    async def _ready(self) -> WorkspaceArchives:
+        archives = await self._make()
+        await archives.sweep(await archives.recover())
+        return archives
+
+
+class _Removal:
+    """Implements RecordingRemoval where no session is live."""
+
+    def __init__(self, recordings: Archive) -> None:
+        self._recordings = recordings
+
+    async def delete(self, session_ids: Sequence[str]) -> object:
+        return await asyncio.to_thread(self._recordings.delete, session_ids)
 
 
 class _Given:

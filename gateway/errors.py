@@ -27,6 +27,7 @@ GatewayError
 ├── BackupFailed           no backup was made, and none was harmed; the message has the reason
 ├── SchemaRefused          the database is newer than this program, or a migration failed
 ├── RecordingDamaged       a recording cannot be read from here on
+├── ArchiveDamaged         an archived workspace cannot be brought back from its file
 └── FrameInvalid           the other end of the control socket does not speak its protocol (lobby/wire.py)
 """
 
@@ -157,3 +158,7 @@ class SchemaRefused(GatewayError):
 
 class RecordingDamaged(GatewayError):
     code = "recording_damaged"
+
+
+class ArchiveDamaged(GatewayError):
+    code = "archive_damaged"

@@ -89,3 +89,5 @@ class Event(StrEnum):
     WORKSPACE_CLONE_FAILED = "workspace.clone_failed"
     WORKSPACE_RENAMED = "workspace.renamed"
     WORKSPACE_ARCHIVED = "workspace.archived"
+    WORKSPACE_RESTORED = "workspace.restored"
+    WORKSPACE_PURGED = "workspace.purged"

@@ -495,6 +495,8 @@ class Inside:
     agent_socket: str | None = None  # where a forwarded agent answers, if one is forwarded
     git_directory: str | None = None  # what the gateway tells git: settings, and a socket for its questions
     credential_helper: tuple[str, ...] = ()  # the command with which git asks there
+    python: tuple[str, ...] = ()  # argv that runs a program of ours, and
+    programs: str = ""  # the folder they lie in (gateway/keeper)
 
 
 class Launcher(Protocol):

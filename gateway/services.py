@@ -20,7 +20,7 @@ from gateway.credentials.desk import Spawn
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
 from gateway.github_account import GithubAccount
 from gateway.github_tokens import AccountStore, GithubTokens
-from gateway.interfaces import EndReason, Keeper, Keepers, ProgramExit, SessionRow, Workspace
+from gateway.interfaces import EndReason, Keeper, Keepers, Launcher, ProgramExit, SessionRow, Workspace
 from gateway.launchers.keepers import WorkspaceKeepers
 from gateway.launchers.launcher import KeeperLauncher
 from gateway.lobby.services import RecordingInfo, StopBegun
@@ -32,6 +32,8 @@ from gateway.store.location import parse_database_url
 from gateway.vault import Vault
 from gateway.way_in import WayIn, known_hosts_name, reached_here
 from gateway.workspace_name import GitHosts
+from gateway.workspaces.archive_places import ArchivePlaces
+from gateway.workspaces.archives import ArchiveLimits, ArchiveRows, RecordingRemoval, WorkspaceArchives
 from gateway.workspaces.create import end_keeper
 
 T = TypeVar("T")
@@ -134,6 +136,25 @@ def _canonical_name() -> str:
     except OSError:
         found = ""
     return found or name
+
+
+def workspace_archives(
+    config: Config,
+    places: Places,
+    *,
+    keepers: Keepers,
+    launcher: Launcher,
+    rows: ArchiveRows,
+    recordings: RecordingRemoval,
+) -> WorkspaceArchives:
+    return WorkspaceArchives(
+        ArchivePlaces(workspaces_dir=places.workspaces_dir, archive_dir=places.archive_dir),
+        ArchiveLimits(seconds_max=config.archive.seconds_max, free_bytes_min=config.http.disk_free_min_bytes),
+        keepers=keepers,
+        launcher=launcher,
+        rows=rows,
+        recordings=recordings,
+    )
 
 
 class ArchiveShelf:

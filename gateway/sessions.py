@@ -363,7 +363,9 @@ class Sessions:
         if workspace is not None and workspace.is_active and principal.may_enter(workspace.name):
             return workspace
         if workspace is not None and principal.may_enter(workspace.name):
-            raise WorkspaceMissing(f'"{workspace.name}" is archived')
+            raise WorkspaceMissing(
+                f'"{workspace.name}" is archived; its owner can bring it back: unarchive {workspace.name}'
+            )
         names = [known.name for known in await self._store.list_workspaces()]
         raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))
 

@@ -60,6 +60,8 @@ class BubblewrapLauncher:
             agent_socket=f"{AGENT_INSIDE}/{SOCKET_NAME}",
             git_directory=GIT_INSIDE,
             credential_helper=common.credential_helper(self._interpreter, KEEPER_INSIDE, GIT_INSIDE),
+            python=tuple(self._interpreter.command()),
+            programs=KEEPER_INSIDE,
         )
 
     def command(

@@ -38,6 +38,8 @@ class NoneLauncher:
             agent_socket=None if place is None else str(place.agent_socket),
             git_directory=git,
             credential_helper=credential_helper(self._interpreter, str(KEEPER_FOLDER), git) if git else (),
+            python=tuple(self._interpreter.command()),
+            programs=str(KEEPER_FOLDER),
         )
 
     def probe(self) -> str:

@@ -158,9 +158,63 @@ class WorkspaceYard(Protocol):
         """With the fingerprints of the keys whose scope had the old name, and has the new one now."""
         ...
 
-    async def archive(self, workspace: Workspace) -> str:
-        """End the workspace's keeper and move its files; the row stays, inactive. Returns where they are now."""
+
+class Unsaved(Protocol):
+    """What of a workspace exists nowhere else (gateway/workspaces/unsaved.py)."""
+
+    @property
+    def reasons(self) -> Sequence[str]: ...
+    @property
+    def is_clean(self) -> bool: ...
+    @property
+    def ignored_count(self) -> int: ...
+    @property
+    def home_file_count(self) -> int: ...
+
+
+class Archived(Protocol):
+    """A workspace's archive, as it lies there (gateway/workspaces/archive_places.py)."""
+
+    @property
+    def workspace(self) -> Workspace: ...
+    @property
+    def place(self) -> Path | None: ...  # None: its files are missing
+    @property
+    def archived_at(self) -> datetime | None: ...
+    @property
+    def size_bytes(self) -> int | None: ...  # None, as the next: made by an earlier version
+    @property
+    def content_bytes(self) -> int | None: ...
+    @property
+    def has_bundle(self) -> bool: ...
+    @property
+    def skipped_count(self) -> int: ...
+    @property
+    def unsaved(self) -> Unsaved: ...
+
+
+class WorkspaceArchives(Protocol):
+    """Puts workspaces away and brings them back (gateway/workspaces). What is refused or cancelled changes nothing."""
+
+    async def archive(self, workspace: Workspace, *, say: Callable[[str], Awaitable[None]]) -> Archived:
+        """Everything into one file, read back before anything is removed. The row stays, inactive."""
         ...
+
+    async def unarchive(
+        self, workspace: Workspace, *, is_archive_kept: bool, say: Callable[[str], Awaitable[None]]
+    ) -> Path | None:
+        """Everything back; returns where the archive is kept, if it is."""
+        ...
+
+    async def unsaved(self, workspace: Workspace) -> Unsaved:
+        """Looked for now; of an archived one, as it was then."""
+        ...
+
+    async def purge(self, workspace: Workspace, *, refuse: Callable[[Unsaved], None]) -> int:
+        """Delete for good, unless `refuse` raises; how many sessions went with it."""
+        ...
+
+    async def list_archived(self) -> Sequence[Archived]: ...
 
 
 class RecordingInfo(Protocol):
@@ -257,6 +311,7 @@ class Services:
     store: LobbyStore
     sessions: SessionControl
     workspaces: WorkspaceYard
+    archives: WorkspaceArchives
     recordings: RecordingShelf
     backup: Callable[[], Awaitable[BackupMade]]
     stop: Callable[[bool], Awaitable[StopBegun]]  # the argument: end the programs as well

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Workspace,
     )
     from gateway.journal import JournalRow
-    from gateway.lobby.services import BackupMade, RecordingInfo
+    from gateway.lobby.services import Archived, BackupMade, RecordingInfo
     from gateway.tree_status import Synced, TreeStatus
     from gateway.way_in import WayIn
 
@@ -88,6 +88,21 @@ def sync_shape(workspace: Workspace, synced: Synced) -> Shape:
         "before": synced.before,
         "after": synced.after,
         "commit_count": synced.commit_count,
+    }
+
+
+def archive_shape(archived: Archived) -> Shape:
+    return {
+        "id": archived.workspace.id,
+        "name": archived.workspace.name,
+        "archived_at": moment(archived.archived_at),
+        "place": None if archived.place is None else archived.place.name,
+        "size_bytes": archived.size_bytes,
+        "content_bytes": archived.content_bytes,
+        "has_bundle": archived.has_bundle,
+        "skipped_count": archived.skipped_count,
+        "is_clean": archived.unsaved.is_clean,
+        "unsaved": list(archived.unsaved.reasons),
     }
 
 

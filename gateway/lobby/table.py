@@ -8,6 +8,7 @@ from enum import Enum, auto
 from gateway.errors import CommandRefused, UsageWrong
 from gateway.lobby import (
     about,
+    archives,
     connect,
     github,
     journal,
@@ -36,6 +37,7 @@ class Offer(Enum):
 COMMANDS: tuple[Command, ...] = (
     *workspaces.COMMANDS,
     *trees.COMMANDS,
+    *archives.COMMANDS,
     *settings.COMMANDS,
     *connect.COMMANDS,
     *keys.COMMANDS,

@@ -112,6 +112,10 @@ def size(byte_count: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """The largest unit that says enough: `42 s`, `7 min`, `3 h`, `12 days`."""
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""`new`, `ls`, `rename`, `rm`: workspaces. What is in their trees: trees.py."""
+"""`new`, `ls`, `rename`: workspaces. What is in their trees: trees.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.errors import CommandRefused, UsageWrong
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, Command, json_option
 from gateway.lobby.shapes import workspace_shape
-from gateway.lobby.text import age, clean
+from gateway.lobby.text import age, clean, counted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -29,7 +29,9 @@ async def workspace_named(lobby: LobbyContext, name: str) -> Workspace:
     if found is not None and found.is_active:
         return found
     if found is not None:
-        raise CommandRefused(f'the workspace "{found.name}" is archived; its files are in the archive folder')
+        raise CommandRefused(
+            f'the workspace "{found.name}" is archived; bring it back with: {lobby.prog} unarchive {found.name}'
+        )
     names = [workspace.name for workspace in visible(lobby, await lobby.services.store.list_workspaces())]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f'; did you mean "{near[0]}"?' if near else ";"
@@ -89,7 +91,7 @@ async def _rename(lobby: LobbyContext, args: Namespace) -> int:
     running = [row for row in await lobby.services.store.list_sessions() if row.workspace_id == workspace.id]
     if running:
         raise CommandRefused(
-            f'"{workspace.name}" has {_count(len(running), "session")} running, whose paths have its name; '
+            f'"{workspace.name}" has {counted(len(running), "session")} running, whose paths have its name; '
             f"end them first with: {lobby.prog} kill --workspace {workspace.name}"
         )
     renamed, fingerprints = await lobby.services.workspaces.rename(workspace, args.new_name)
@@ -97,8 +99,8 @@ async def _rename(lobby: LobbyContext, args: Namespace) -> int:
                         value=renamed.name, before=workspace.name)  # fmt: skip
     # What is open with such a key still has the old name in its scope, which may soon be another workspace's.
     closed_count = sum(lobby.services.disconnect(fingerprint) for fingerprint in fingerprints)
-    scopes = f", also in the scope of {_count(len(fingerprints), 'key')}" if fingerprints else ""
-    closed = f"; {_count(closed_count, 'open connection')} of them closed" if closed_count else ""
+    scopes = f", also in the scope of {counted(len(fingerprints), 'key')}" if fingerprints else ""
+    closed = f"; {counted(closed_count, 'open connection')} of them closed" if closed_count else ""
     await lobby.print(f"{workspace.name} is {renamed.name} now{scopes}{closed}; how to enter it: "
                       f"{lobby.prog} connect {renamed.name}")  # fmt: skip
     return EXIT_OK
@@ -137,33 +139,6 @@ def _attached(workspace: Workspace) -> str:
     if not workspace.is_active:
         return "archived"
     return str(workspace.active_session_count) if workspace.is_cloned else "declared"
-
-
-def _rm_arguments(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the workspace to archive")
-
-
-async def _rm(lobby: LobbyContext, args: Namespace) -> int:
-    workspace = await workspace_named(lobby, args.name)
-    running = [row for row in await lobby.services.store.list_sessions() if row.workspace_id == workspace.id]
-    if running:
-        raise CommandRefused(
-            f'"{workspace.name}" has {_count(len(running), "session")} running (see: {lobby.prog} sessions); '
-            f"end them all first with: {lobby.prog} kill --workspace {workspace.name}"
-        )
-    if count := await lobby.services.sessions.programs_in(workspace.id):
-        raise CommandRefused(
-            f'"{workspace.name}" has {_count(count, "background program")} running; end them first with: '
-            f"{lobby.prog} kill --workspace {workspace.name}"
-        )
-    place = await lobby.services.workspaces.archive(workspace)
-    await lobby.journal(JournalAction.WORKSPACE_DELETED, workspace=workspace.name, how="archived")
-    await lobby.print(f"{workspace.name} is archived: its files are now in {place}")
-    return EXIT_OK
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 _URL = "OWNER/REPO"
@@ -226,20 +201,6 @@ what wrote such a path down, like a Python venv, must be made anew.
 
 examples:
   homeport rename my-app my-better-app
-""",
-    ),
-    Command(
-        name="rm",
-        summary="archive a workspace: its files move to the archive folder",
-        run=_rm,
-        arguments=_rm_arguments,
-        teaching="""
-Nothing is deleted: home and tree move to archive/NAME-ID/ in the state directory and
-logins to NAME are refused from then on. The name stays taken.
-While programs run in it, this is refused: see `homeport sessions`, then `homeport kill`.
-
-examples:
-  homeport rm my-app
 """,
     ),
 )

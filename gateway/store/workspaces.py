@@ -155,9 +155,44 @@ class WorkspaceQueries:
 
         return await self._database.write("rename_workspace", write)
 
-    async def archive_workspace(self, workspace_id: str) -> None:
+    async def close_workspace(self, workspace_id: str) -> None:
         """Refuse logins from now on. The row stays, its sessions stay, the name stays taken."""
-        await self._update_workspace(workspace_id, is_active=False)
+        await self._update_workspace(workspace_id, is_active=False, archived_at=None)
+
+    async def mark_workspace_archived(self, workspace_id: str, archived_at: datetime) -> None:
+        """Closed, and its files are in the archive."""
+        await self._update_workspace(workspace_id, is_active=False, archived_at=archived_at)
+
+    async def open_workspace(self, workspace_id: str, *, is_counted: bool) -> None:
+        """Logins again. `is_counted`: raises CommandRefused if there are as many as `workspaces_max` allows."""
+
+        async def write() -> None:
+            if is_counted:
+                await self._refuse_one_more()
+            values = {"is_active": True, "archived_at": None, "updated_at": datetime.now(UTC)}
+            await models.Workspace.filter(id=workspace_id).update(**values)
+            self._workspaces.clear()
+
+        await self._database.write("open_workspace", write)
+
+    async def delete_workspace(self, workspace_id: str) -> list[str]:
+        """Delete the row, and with it those of its sessions, whose ids are returned. None was there: none. Its name
+        goes from the scopes of keys: the next workspace of that name is another one."""
+
+        async def write() -> list[str]:
+            sessions = models.Session.filter(workspace_id=workspace_id)
+            ids = [str(id) for id in await sessions.values_list("id", flat=True)]
+            row = await models.Workspace.get_or_none(id=workspace_id)
+            scopes = {} if row is None else await _scopes_renamed(row.slug, None)
+            async with in_transaction():  # nothing is read in it, see database.py
+                for fingerprint, scope in scopes.items():
+                    await models.AccessKey.filter(fingerprint=fingerprint).update(workspaces=scope)
+                await models.Workspace.filter(id=workspace_id).delete()  # the database deletes the sessions (CASCADE)
+            self._workspaces.clear()
+            self._keys.clear()
+            return ids
+
+        return await self._database.write("delete_workspace", write)
 
     async def mark_workspace_synced(self, workspace_id: str) -> None:
         """A git operation with the repository succeeded just now."""
@@ -234,13 +269,13 @@ def _moment(value: object) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-async def _scopes_renamed(before: str, after: str) -> dict[str, str]:
-    """The new scope, as it is kept, of every key that may enter `before`, by its fingerprint."""
+async def _scopes_renamed(before: str, after: str | None) -> dict[str, str]:
+    """The new scope, as it is kept, of every key that may enter `before`, by its fingerprint. `after` None: without."""
     renamed = {}
     for key in await models.AccessKey.filter(workspaces__contains=json.dumps(before)).limit(KEYS_MAX):
         names = set(json.loads(key.workspaces or "[]"))
         if before in names and before != after:
-            renamed[key.fingerprint] = json.dumps(sorted(names - {before} | {after}))
+            renamed[key.fingerprint] = json.dumps(sorted(names - {before} | ({after} if after else set())))
     return renamed
 
 

@@ -32,6 +32,7 @@ from gateway.upkeep.schedule import Job, Schedule
 SAMPLE_SECONDS_MAX = 30.0
 MAINTENANCE_SECONDS_MAX = 30 * 60.0
 BACKUP_SECONDS_MAX = 60 * 60.0
+INACTIVE_SECONDS_MAX = 12 * 60 * 60.0  # one workspace after the other; what is left has its turn the next night
 
 
 class UpkeepStore(Protocol):
@@ -85,7 +86,9 @@ class Upkeep:
         recordings: UpkeepRecordings,
         sources: Sources,
         more_jobs: Sequence[Job] = (),
+        archive_inactive: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """`archive_inactive`: None, if the settings want no workspace archived by itself."""
         self._sources = sources
         self._version = version
         self._started = time.monotonic()
@@ -130,6 +133,7 @@ class Upkeep:
                     is_overdue=self.backups.is_overdue,
                 ),
                 *more_jobs,
+                *_inactive_job(config, archive_inactive),
             ]
         )
         self.metrics.sample("recordings_size_bytes", "All recordings, compressed.", recordings.total_bytes)
@@ -181,6 +185,12 @@ class Upkeep:
 
     async def metrics_page(self, *, is_openmetrics: bool) -> bytes:
         return await self.metrics.page(is_openmetrics=is_openmetrics)
+
+
+def _inactive_job(config: Config, archive_inactive: Callable[[], Awaitable[object]] | None) -> list[Job]:
+    if archive_inactive is None:
+        return []
+    return [Job("inactive", config.schedule.inactive, archive_inactive, INACTIVE_SECONDS_MAX)]
 
 
 def _add_figures(metrics: Metrics, state_dir: Path, database_file: Path, backups: Backups, sources: Sources) -> None:

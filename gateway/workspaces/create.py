@@ -1,4 +1,4 @@
-"""Makes workspaces and puts them away.
+"""Makes workspaces. archives.py puts them away.
 
 A new workspace is built under another name (making.py), renamed, and only then gets its row: whatever happens before
 that leaves nothing anyone could see. What a crash leaves is removed at the next start by `remove_half_made`. One that
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from gateway.events import Event
 from gateway.ids import new_id
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
 from gateway.journal import JournalAction
-from gateway.log import log_event, log_warning
+from gateway.log import log_event
 from gateway.tree_status import Synced, TreeStatus
 from gateway.workspace_name import (
     NAME_CHARACTERS_MAX,
@@ -36,6 +34,7 @@ from gateway.workspaces.declared import DeclaredClones
 from gateway.workspaces.git import FIRST_BRANCH
 from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted
 from gateway.workspaces.progress import GitProgress
+from gateway.workspaces.removal import remove_for_good
 from gateway.workspaces.trees import Recorder, status_of, sync_tree
 
 KEEPER_END_SECONDS = 10
@@ -81,21 +80,18 @@ class WorkspaceRows(Protocol):
         """Returns the fingerprints of the keys whose scope had the old name. Raises NameRefused, NameTaken."""
         ...
 
-    async def archive_workspace(self, workspace_id: str) -> None: ...
-
     async def record(
         self, action: JournalAction, *, success: bool, details: Mapping[str, object] | None = None
     ) -> None: ...
 
 
 class WorkspaceYard:
-    """Where workspaces are made and put away."""
+    """Where workspaces are made."""
 
     def __init__(
         self,
         *,
         workspaces_dir: Path,
-        archive_dir: Path,
         keepers: Keepers,
         launcher: Launcher,
         rows: WorkspaceRows,
@@ -103,14 +99,13 @@ class WorkspaceYard:
         hosts: GitHosts,
     ) -> None:
         self._workspaces_dir = workspaces_dir
-        self._archive_dir = archive_dir
         self._keepers = keepers
         self._launcher = launcher
         self._rows = rows
         self._hosts = hosts
         self._maker = Maker(workspaces_dir=workspaces_dir, keepers=keepers, launcher=launcher,
                             clone_seconds_max=clone_seconds_max, end_keeper=self._end_keeper,
-                            remove=_remove)  # fmt: skip
+                            remove=remove_for_good)  # fmt: skip
         self.declared = DeclaredClones(self._maker, rows=rows, workspaces_dir=workspaces_dir)
 
     async def create(
@@ -244,20 +239,6 @@ class WorkspaceYard:
                         f" homeport kill --workspace {workspace.name}"
                     )
 
-    async def archive(self, workspace: Workspace) -> str:
-        """End the workspace's keeper and move its files; the row stays, inactive. Returns where they are now."""
-        await self._rows.archive_workspace(workspace.id)  # first, so that no login starts a program in what moves
-        await self._end_keeper(workspace.id)
-        target = self._archive_dir / f"{workspace.name}-{workspace.id}"
-        try:
-            await asyncio.to_thread(workspace.tree.parent.rename, target)
-        except OSError as error:
-            raise CommandRefused(
-                f'"{workspace.name}" is archived, but its files stay in workspaces/{workspace.id}: {error.strerror}'
-            ) from None
-        log_event(Event.WORKSPACE_ARCHIVED, workspace=workspace.name)
-        return str(target)
-
     async def _end_keeper(self, workspace_id: str) -> None:
         for keeper in self._keepers_of(workspace_id):
             await end_keeper(keeper)
@@ -285,7 +266,7 @@ async def remove_half_made(workspaces_dir: Path, running: Sequence[Keeper] = ())
             if keeper.workspace_id == place.name.removeprefix(HALF_MADE_PREFIX):
                 with contextlib.suppress(GatewayError):  # one that hangs must not keep the gateway from its start
                     await end_keeper(keeper)
-        await asyncio.to_thread(_remove, place)
+        await asyncio.to_thread(remove_for_good, place)
 
 
 def _refuse_unmade(workspace: Workspace) -> None:
@@ -297,18 +278,3 @@ def name_of_clone(url: str) -> str:
     """What git would call the clone, as a workspace's name: the last part of the path."""
     last = url.rstrip("/").replace(":", "/").rpartition("/")[2].removesuffix(".git")
     return re.sub(r"[^a-z0-9_-]+", "-", last.lower()).strip("-_")[:NAME_CHARACTERS_MAX]
-
-
-def _remove(place: Path) -> None:
-    """Remove a tree that a program may have filled with anything. rmtree follows no links (it works by descriptors)."""
-    shutil.rmtree(place, ignore_errors=True)
-    if not place.exists():
-        return
-    # Closed folders (0500) keep what is in them, Go's module cache for one. Nothing runs there any more.
-    for folder, names, _ in os.walk(place):
-        for name in names:
-            if not (path := Path(folder, name)).is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(place, ignore_errors=True)
-    if place.exists():
-        log_warning(Event.GATEWAY_WARNED, reason="half_made_workspace_left", place=place.name)

@@ -265,7 +265,7 @@ async def test_one_that_was_archived_meanwhile_is_not_filled(rig: Rig, far: GitS
     far.is_holding = True
     waiting = asyncio.create_task(rig.yard.declared.ready(workspace), name="waiting")
     await holds(far)
-    await rig.rows.archive_workspace(workspace.id)
+    rig.rows.change(workspace.id, is_active=False)
     far.go_on.set()
     with pytest.raises(WorkspaceMissing):
         await waiting

@@ -156,22 +156,6 @@ async def test_without_git_the_refusal_names_the_package(rig: Rig):
     rig.assert_nothing_left()
 
 
-async def test_archiving_moves_the_files_and_keeps_the_row(rig: Rig):
-    made = await rig.create("notes")
-    (made.tree / "unsaved").write_text("work")
-    place = Path(await rig.yard.archive(made))
-    assert (place / "tree" / "unsaved").read_text() == "work"
-    assert place.name == f"notes-{made.id}"
-    assert (rig.rows.rows[0].is_active, rig.left_on_disk) == (False, [])
-
-
-async def test_archiving_says_where_files_stay_that_cannot_be_moved(rig: Rig):
-    made = await rig.create("notes")
-    (rig.directory / "archive").rmdir()
-    with pytest.raises(CommandRefused, match=f"its files stay in workspaces/{made.id}"):
-        await rig.yard.archive(made)
-
-
 async def test_what_a_crash_left_half_made_is_removed_and_nothing_else(rig: Rig):
     kept = await rig.create("notes")
     closed = rig.directory / "workspaces" / ".new-123" / "tree" / "closed"

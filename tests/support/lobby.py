@@ -23,12 +23,13 @@ from gateway.interfaces import (
     Workspace,
 )
 from gateway.journal import JournalAction, JournalRow
-from gateway.lobby.context import LobbyContext, Nobody, Output, Person
+from gateway.lobby.context import LobbyContext, Output, Person
 from gateway.lobby.door import PROG
 from gateway.lobby.run import run_command
 from gateway.lobby.services import GithubDesk, RecordingInfo, Services, StopBegun
 from gateway.tree_status import Synced, TreeStatus
 from gateway.way_in import WayIn
+from tests.support.fake_archives import Answering, FakeArchives
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -246,10 +247,6 @@ class FakeYard:
         self.renamed.append((workspace.name, name))
         return replace(workspace, name=name), self.renamed_keys
 
-    async def archive(self, workspace: Workspace) -> str:
-        self.archived.append(workspace.name)
-        return f"/state/archive/{workspace.name}"
-
 
 @dataclass(frozen=True)
 class Recording:
@@ -318,6 +315,8 @@ class FakeLobby:
     store: FakeStore = field(default_factory=FakeStore)
     sessions: FakeSessions = field(default_factory=FakeSessions)
     yard: FakeYard = field(default_factory=FakeYard)
+    archives: FakeArchives = field(default_factory=FakeArchives)
+    person: Person = field(default_factory=Answering)
     shelf: FakeShelf = field(default_factory=FakeShelf)
     stop_begun: StopBegun = NOTHING_KEPT
     connection_count: int = 0  # open with any key
@@ -326,7 +325,6 @@ class FakeLobby:
     way: WayIn = field(default_factory=lambda: WayIn("", "192.0.2.1", 2222, ""))
     own_name: str | None = "gateway.example"
     github: GithubDesk | None = None  # tests/support/github_account.py has one over a fake GitHub
-    person: Person = field(default_factory=Nobody)
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
 
@@ -350,6 +348,7 @@ class FakeLobby:
             store=self.store,
             sessions=self.sessions,
             workspaces=self.yard,
+            archives=self.archives,
             recordings=self.shelf,
             backup=backup,
             stop=stop,

@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import gateway.keeper
 from gateway.errors import KeeperRefused
 from gateway.interfaces import Inside, Keeper, KeptProgram, Program, ProgramExit, ProgramSpec, Workspace
 
@@ -124,4 +127,13 @@ class LocalLauncher:
 
     def inside(self, workspace: Workspace) -> Inside:
         home, tree = os.fspath(workspace.home), os.fspath(workspace.tree)
-        return Inside(home, tree, workspace.name, None, "/bin/sh", ("/usr/lib/openssh/sftp-server",))
+        return Inside(
+            home,
+            tree,
+            workspace.name,
+            None,
+            "/bin/sh",
+            ("/usr/lib/openssh/sftp-server",),
+            python=(sys.executable, "-I", "-S"),
+            programs=str(Path(gateway.keeper.__file__).parent),
+        )

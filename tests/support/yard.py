@@ -72,9 +72,6 @@ class Rows:
     def change(self, workspace_id: str, **values: Any) -> None:
         self.rows = [replace(row, **values) if row.id == workspace_id else row for row in self.rows]
 
-    async def archive_workspace(self, workspace_id: str) -> None:
-        self.rows = [replace(row, is_active=False) if row.id == workspace_id else row for row in self.rows]
-
 
 class Progress:
     def __init__(self) -> None:
@@ -117,7 +114,6 @@ async def opened_rig(tmp_path: Path, web_url: str = GITHUB_URL) -> AsyncIterator
     rows = Rows(tmp_path / "workspaces")
     yard = WorkspaceYard(
         workspaces_dir=tmp_path / "workspaces",
-        archive_dir=tmp_path / "archive",
         keepers=keepers,
         launcher=LocalLauncher(),
         rows=rows,

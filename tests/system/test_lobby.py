@@ -24,6 +24,7 @@ from tests.system.conftest import PERSONAL_TOKEN, running
 SSH, HOST = "ssh", "host"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB%s guest"
 WORKSPACE_FIELDS = {"id", "name", "branch", "github_repo", "url", "is_active", "created_at"}
+ARCHIVE_FIELDS = {"id", "name", "archived_at", "place", "size_bytes", "content_bytes", "has_bundle", "unsaved"}
 SESSION_FIELDS = {"id", "workspace", "kind", "status", "name", "command", "principal", "created_at", "ends_at"}
 TOKEN_FIELDS = {"id", "name", "scope", "created_by", "expires_at", "last_used_at", "created_at"}
 
@@ -46,7 +47,10 @@ CASES: dict[str, Case] = {
     "status": Case(["status", "cloned"], {"workspace", "branch", "ahead", "behind", "modified", "last_commit"}),
     "sync": Case(["sync", "cloned"], {"workspace", "branch", "before", "after", "commit_count"}),
     "rename": Case(["rename", "named-{way}", "renamed-{way}"]),
-    "rm": Case(["rm", "for-{way}"]),
+    "archive": Case(["archive", "old-{way}", "--end"], ARCHIVE_FIELDS),
+    "archives": Case(["archives"], ARCHIVE_FIELDS),
+    "unarchive": Case(["unarchive", "away-{way}"], {"id", "name", "kept_as"}),
+    "rm": Case(["rm", "for-{way}"], ARCHIVE_FIELDS),
     "set": Case(["set", WORKSPACE, "forwarding=default"], {"workspace", "forwarding", "shell"}),
     "connect": Case(["connect", WORKSPACE], {"workspace", "alias", "host", "port", "config", "ssh"}),
     "keys add": Case(["keys", "add", "-", "--name", "by-{way}"], {"name", "fingerprint", "workspaces"}, stdin=b"{key}"),
@@ -99,8 +103,9 @@ def house(fake_github: FakeGithub, tmp_path_factory: pytest.TempPathFactory) -> 
         kept = stack.enter_context(shell(gateway, f"{WORKSPACE}+kept"))
         for way in (SSH, HOST):
             gateway.homeport("new", f"for-{way}")
-            gateway.homeport("new", f"off-{way}")
-            gateway.homeport("new", f"named-{way}")
+            for use in ("off", "named", "old", "away"):
+                gateway.homeport("new", f"{use}-{way}")
+            gateway.homeport("archive", f"away-{way}")
             public = gateway.new_key(f"spare-{way}").with_suffix(".pub")
             gateway.homeport("keys", "add", str(public), "--name", f"spare-{way}")
             gateway.homeport("token", "mint", f"spare-{way}")

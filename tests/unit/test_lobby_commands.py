@@ -155,26 +155,6 @@ async def test_an_empty_list_says_what_to_do_on_stderr_and_prints_an_empty_json_
     assert json.loads(lobby.stdout.text) == []
 
 
-async def test_rm_is_refused_while_sessions_run_and_names_the_command_that_ends_them(lobby: FakeLobby):
-    assert await lobby("rm", "my-app") == 1
-    assert "homeport kill --workspace my-app" in lobby.stderr.text
-    assert lobby.yard.archived == []
-
-
-async def test_rm_is_refused_while_background_programs_run(lobby: FakeLobby):
-    lobby.store.sessions.clear()
-    lobby.sessions.program_count = 1
-    assert await lobby("rm", "my-app") == 1
-    assert "homeport kill --workspace my-app" in lobby.stderr.text
-
-
-async def test_rm_archives_and_says_where_the_files_are(lobby: FakeLobby):
-    lobby.store.sessions.clear()
-    assert await lobby("rm", "My-App") == 0
-    assert lobby.yard.archived == ["my-app"]
-    assert "/state/archive/my-app" in lobby.stdout.text
-
-
 @pytest.mark.parametrize(("name", "said"), [("my-ap", 'did you mean "my-app"?'), ("old", "is archived")])
 async def test_a_workspace_that_is_not_there_is_refused_with_the_nearest(lobby: FakeLobby, name: str, said: str):
     assert await lobby("rm", name) == 1
@@ -422,7 +402,7 @@ async def test_what_changes_something_is_written_down_with_who_did_it(lobby: Fak
     lobby.store.sessions.clear()
     await lobby("rm", "my-app")
     assert [action for action, _ in lobby.store.journal] == [
-        "workspace_created", "session_terminated", "session_terminated", "workspace_deleted",
+        "workspace_created", "session_terminated", "session_terminated", "workspace_archived",
     ]  # fmt: skip
     assert all(details["by"] == "operator" for _, details in lobby.store.journal)
 

@@ -58,7 +58,7 @@ async def test_nothing_of_another_workspace_is_ever_said(command: str, words: li
     assert set(lobby.sessions.killed) <= {OURS, "id-my-app"}
     assert set(lobby.shelf.played) <= {OURS}
     assert [each.is_active for each in lobby.store.workspaces] == [True, True, False]
-    assert lobby.yard.made == lobby.yard.archived == lobby.yard.renamed == []
+    assert lobby.yard.made == lobby.archives.done == lobby.yard.renamed == []
     assert {name for name, _ in lobby.yard.synced} <= {"my-app"}
 
 

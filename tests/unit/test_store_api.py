@@ -69,7 +69,7 @@ async def test_pages_of_workspaces_and_their_total_go_by_one_filter(store: Store
         await store.add_workspace(f"w{number}")
     archived = await store.find_workspace("w3")
     assert archived is not None
-    await store.archive_workspace(archived.id)
+    await store.close_workspace(archived.id)
     rows, total = await store.workspace_page(skip=2, limit=2)
     assert ([row.name for row in rows], total) == (["w2", "w4"], 4)
     rows, total = await store.workspace_page(skip=0, limit=10, include_inactive=True)

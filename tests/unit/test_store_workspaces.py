@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ async def test_a_rename_goes_through_the_scopes_of_keys_and_changes_no_others(st
 async def test_a_rename_to_a_taken_or_odd_name_changes_nothing(store: Store) -> None:
     workspace = await store.add_workspace("demo")
     other = await store.add_workspace("other")
-    await store.archive_workspace(other.id)
+    await store.close_workspace(other.id)
     await store.add_key(name="k", fingerprint="SHA256:k", public_key="k", workspaces=frozenset({"demo"}))
     with pytest.raises(NameTaken):
         await store.rename_workspace(workspace.id, "OTHER")
@@ -146,7 +147,7 @@ async def test_there_are_no_more_workspaces_than_the_setting_allows(tmp_path: Pa
         for refused in (store.add_workspace("three"), store.refuse_one_more_workspace()):
             with pytest.raises(CommandRefused, match="there are 2 workspaces already"):
                 await refused
-        await store.archive_workspace(first.id)
+        await store.close_workspace(first.id)
         await store.refuse_one_more_workspace()
         await store.add_workspace("three")
 
@@ -155,7 +156,8 @@ async def test_an_archived_workspace_keeps_its_row_its_sessions_and_its_name(sto
     workspace = await store.add_workspace("demo")
     session_id = await open_session(store, workspace)
     await store.end_session(session_id, exit=ProgramExit(0), reason=EndReason.EXIT, bytes_in=0, bytes_out=0)
-    await store.archive_workspace(workspace.id)
+    await store.close_workspace(workspace.id)
+    await store.mark_workspace_archived(workspace.id, datetime.now(UTC))
     assert await store.list_workspaces() == []
     (archived,) = await store.list_workspaces(include_inactive=True)
     assert not archived.is_active
@@ -167,9 +169,41 @@ async def test_an_archived_workspace_keeps_its_row_its_sessions_and_its_name(sto
         await store.add_workspace("demo")
 
 
+async def test_an_archived_workspace_is_opened_again_if_there_is_room(tmp_path: Path) -> None:
+    async with opened_store(tmp_path, workspaces_max=1) as store:
+        first = await store.add_workspace("one")
+        await store.mark_workspace_archived(first.id, datetime.now(UTC))
+        second = await store.add_workspace("two")
+        with pytest.raises(CommandRefused, match="there are 1 workspaces already"):
+            await store.open_workspace(first.id, is_counted=True)
+        await store.close_workspace(second.id)
+        await store.open_workspace(first.id, is_counted=True)
+        opened = await store.find_workspace("one")
+        assert opened is not None
+        assert (opened.is_active, opened.archived_at) == (True, None)
+
+
+async def test_a_deleted_workspace_takes_its_sessions_along_and_frees_its_name(store: Store) -> None:
+    workspace, other = await store.add_workspace("demo"), await store.add_workspace("other")
+    session_id, kept_id = await open_session(store, workspace), await open_session(store, other)
+    await store.add_key(name="guest", fingerprint="SHA256:g", public_key="ssh-ed25519 g",
+                        workspaces=frozenset({"demo", "other"}))  # fmt: skip
+    await store.add_key(name="only", fingerprint="SHA256:o", public_key="ssh-ed25519 o", workspaces=frozenset({"demo"}))
+    assert await store.delete_workspace(workspace.id) == [session_id]
+    # The next workspace of that name is another one, which nobody let them into.
+    assert {key.name: key.workspaces for key in await store.list_keys()} == {
+        "guest": frozenset({"other"}), "only": frozenset(),
+    }  # fmt: skip
+    assert await store.find_session(session_id) is None
+    assert await store.find_session(kept_id) is not None
+    assert await store.find_workspace("demo") is None
+    await store.add_workspace("demo")
+    assert await store.delete_workspace(workspace.id) == []
+
+
 async def test_changing_a_workspace_that_is_not_there_is_refused(store: Store) -> None:
     with pytest.raises(WorkspaceMissing):
-        await store.archive_workspace("nowhere")
+        await store.close_workspace("nowhere")
 
 
 async def test_recording_is_switched_and_a_sync_is_remembered(store: Store) -> None:
