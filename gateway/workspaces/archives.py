@@ -102,6 +102,8 @@ class WorkspaceArchives:
     async def archive(self, workspace: Workspace, *, say: Say) -> Archived:
         """Raises CommandRefused: programs run, something cannot be read, no room. Then nothing has changed."""
         with self._alone(workspace):
+            if not workspace.is_cloned:  # its first login may be cloning it just now
+                raise CommandRefused(f'"{workspace.name}" is not cloned yet, so there is nothing to archive')
             making = self._places.making(workspace.id)
             if self._places.found(workspace.id) is not None:
                 raise CommandRefused(f'the archive folder has an archive of "{workspace.name}" already; move it away')

@@ -139,6 +139,13 @@ async def test_an_archive_that_cannot_be_read_back_removes_nothing(rig: ArchiveR
     assert (rig.workspace.is_active, rig.on_disk, snapshot(rig.home, rig.tree)) == (True, ([ID], []), before)
 
 
+async def test_one_that_is_not_cloned_yet_has_nothing_to_archive(rig: ArchiveRig):
+    rig.rows._change(ID, is_cloned=False)
+    with pytest.raises(CommandRefused, match="not cloned yet"):
+        await rig.archive()
+    assert (rig.workspace.is_active, rig.on_disk) == (True, ([ID], []))
+
+
 async def test_two_commands_at_once_are_one_too_many(rig: ArchiveRig):
     with rig.archives._alone(rig.workspace), pytest.raises(CommandRefused, match="just now"):
         await rig.archive()

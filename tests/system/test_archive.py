@@ -132,6 +132,7 @@ def test_purge_says_what_is_unsaved_and_deletes_only_when_told(place: Place) -> 
     assert "workspace_deleted" in [row["action"] for row in log]
 
 
+@pytest.mark.slow  # a gateway of its own, twice
 def test_without_a_gateway_the_commands_do_the_same(isolated: InstalledGateway) -> None:
     place = Place(isolated, "away")
     place.ssh(SCRIPT)
