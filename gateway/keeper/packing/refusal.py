@@ -8,7 +8,7 @@ PATHS_NAMED_MAX = 10
 
 
 class Refused(Exception):
-    """`code` is one of the gateway's own list (gateway/workspaces/archive_refusals.py)."""
+    """`code` is one of the gateway's own list (gateway/workspaces/packer.py)."""
 
     def __init__(self, code: str, paths: Sequence[str] = (), count: int | None = None) -> None:
         super().__init__(code)
