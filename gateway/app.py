@@ -198,7 +198,8 @@ class Gateway:
         self.idle = IdleWatch(self.sessions.live, IdleLimits.of(config.session), end=self.sessions.kill)
         self.yard = WorkspaceYard(workspaces_dir=places.workspaces_dir,
                                   keepers=self.keepers, launcher=self.launcher, rows=self.store,
-                                  clone_seconds_max=config.clone_seconds_max, hosts=git_hosts(config))  # fmt: skip
+                                  clone_seconds_max=config.clone_seconds_max, hosts=git_hosts(config),
+                                  github=self.github)  # fmt: skip
         self.sessions.clones = self.yard.declared
         self._resources.push_async_callback(self.yard.declared.close)
         self.archives = workspace_archives(config, places, keepers=self.keepers, launcher=self.launcher,

@@ -244,6 +244,7 @@ class _OnDemand:
             rows=self._store,
             clone_seconds_max=self._config.clone_seconds_max,
             hosts=git_hosts(self._config),
+            github=self.github(),
         )
 
     async def _chosen_launcher(self) -> KeeperLauncher:

@@ -88,6 +88,7 @@ class Event(StrEnum):
     WORKSPACE_CLONED = "workspace.cloned"
     WORKSPACE_CLONE_FAILED = "workspace.clone_failed"
     WORKSPACE_RENAMED = "workspace.renamed"
+    WORKSPACE_FOLLOWED = "workspace.followed"  # its repository has another name at GitHub
     WORKSPACE_ARCHIVED = "workspace.archived"
     WORKSPACE_RESTORED = "workspace.restored"
     WORKSPACE_PURGED = "workspace.purged"

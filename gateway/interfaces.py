@@ -60,6 +60,7 @@ class Workspace:
     branch: str = "main"
     github_repo: str | None = None
     github_url: str | None = None
+    github_id: int | None = None  # of the repository at GitHub: stays when that is renamed
     description: str | None = None
     created_at: datetime | None = None
     last_sync_at: datetime | None = None

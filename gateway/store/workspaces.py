@@ -132,6 +132,23 @@ class WorkspaceQueries:
             workspace_id, is_cloned=True, branch=parse_branch(branch), last_sync_at=datetime.now(UTC)
         )
 
+    async def set_workspace_repository(
+        self, workspace_id: str, *, github_id: int, github_repo: str, github_url: str
+    ) -> None:
+        """What GitHub calls its repository now. Raises NameTaken if another workspace has it."""
+        parsed = parse_github_repo(github_repo)
+
+        async def write() -> None:
+            other = await models.Workspace.filter(github_repo=parsed).exclude(id=workspace_id).first()
+            if other is not None:
+                raise NameTaken(f"the repository {parsed} has a workspace already: {other.slug}")
+            await models.Workspace.filter(id=workspace_id).update(
+                github_id=github_id, github_repo=parsed, github_url=github_url, updated_at=datetime.now(UTC)
+            )
+            self._workspaces.clear()
+
+        await self._database.write("set_workspace_repository", write)
+
     async def rename_workspace(self, workspace_id: str, name: str) -> list[str]:
         """Give it another login name, in the scopes of keys as well; the old one is free. Returns the fingerprints of
         the keys whose scope had it. Raises NameRefused and NameTaken."""
@@ -237,6 +254,7 @@ class WorkspaceQueries:
             branch=row.branch,
             github_repo=row.github_repo,
             github_url=row.github_url,
+            github_id=row.github_id,
             description=row.description,
             created_at=row.created_at,
             last_sync_at=row.last_sync_at,

@@ -35,6 +35,7 @@ from gateway.workspaces.git import FIRST_BRANCH
 from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted
 from gateway.workspaces.progress import GitProgress
 from gateway.workspaces.removal import remove_for_good
+from gateway.workspaces.renamed import GithubRepositories, RepositoryNames, follow_in_tree
 from gateway.workspaces.trees import Recorder, status_of, sync_tree
 
 KEEPER_END_SECONDS = 10
@@ -80,6 +81,12 @@ class WorkspaceRows(Protocol):
         """Returns the fingerprints of the keys whose scope had the old name. Raises NameRefused, NameTaken."""
         ...
 
+    async def set_workspace_repository(
+        self, workspace_id: str, *, github_id: int, github_repo: str, github_url: str
+    ) -> None:
+        """Raises NameTaken if another workspace has the repository."""
+        ...
+
     async def record(
         self, action: JournalAction, *, success: bool, details: Mapping[str, object] | None = None
     ) -> None: ...
@@ -97,12 +104,14 @@ class WorkspaceYard:
         rows: WorkspaceRows,
         clone_seconds_max: float,
         hosts: GitHosts,
+        github: GithubRepositories | None = None,
     ) -> None:
         self._workspaces_dir = workspaces_dir
         self._keepers = keepers
         self._launcher = launcher
         self._rows = rows
         self._hosts = hosts
+        self._names = RepositoryNames(github, rows)
         self._maker = Maker(workspaces_dir=workspaces_dir, keepers=keepers, launcher=launcher,
                             clone_seconds_max=clone_seconds_max, end_keeper=self._end_keeper,
                             remove=remove_for_good)  # fmt: skip
@@ -140,7 +149,7 @@ class WorkspaceYard:
             made = await self._add(workspace, name, wanted.branch or FIRST_BRANCH, wanted=wanted, is_cloned=False)
         else:
             shown = GitProgress(progress, is_terminal=is_terminal, columns=columns)
-            made = await self._make(workspace, name, wanted, shown)
+            made = await self._names.current(await self._make(workspace, name, wanted, shown))
         log_event(Event.WORKSPACE_CREATED, workspace=made.name, is_clone=origin is not None, is_declared=is_declared)
         return made
 
@@ -206,6 +215,8 @@ class WorkspaceYard:
             raise CommandRefused(f'"{workspace.name}" was made empty: there is no repository to fetch from; enter it'
                                  " and use git there")  # fmt: skip
         keeper = await self._keepers.keeper_for(workspace)
+        followed = await self._names.current(workspace)
+        await follow_in_tree(keeper, self._launcher.inside(workspace), workspace, followed)
         shown = GitProgress(progress, is_terminal=is_terminal, columns=columns)
         recorder = Recorder(self._rows.record, workspace, by)
         synced = await sync_tree(keeper, self._launcher.inside(workspace), workspace, recorder, shown,

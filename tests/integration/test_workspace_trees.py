@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CommandRefused, GitFailed
+from gateway.github import GithubRepository
 from gateway.interfaces import Workspace
 from gateway.tree_status import Synced
-from gateway.workspaces import trees
+from gateway.workspaces import renamed, trees
 from tests.support.git_server import GitServer, git_server
 from tests.support.yard import Rig, git, opened_rig
 
@@ -240,3 +242,71 @@ async def test_a_workspace_is_not_renamed_under_its_programs(rig: Rig, app: Work
     with pytest.raises(CommandRefused, match='a program runs in "app"'):
         await rig.yard.rename(app, "better")
     assert (rig.rows.rows[0].name, len(rig.keepers.running())) == ("app", 1)
+
+
+# ------------------------------------------------------------------------------- a repository with another name
+
+
+class Directory:
+    """A GitHub that knows repositories by id: `names` may change at any time."""
+
+    def __init__(self, **names: str) -> None:
+        self.names = {int(number.removeprefix("id")): name for number, name in names.items()}
+        self.asked: list[str | int] = []
+
+    async def repository(self, full_name: str) -> GithubRepository | None:
+        self.asked.append(full_name)
+        return next((_known(number, name) for number, name in self.names.items() if name == full_name), None)
+
+    async def repository_by_id(self, repository_id: int) -> GithubRepository | None:
+        self.asked.append(repository_id)
+        name = self.names.get(repository_id)
+        return None if name is None else _known(repository_id, name)
+
+
+def _known(number: int, name: str) -> GithubRepository:
+    return GithubRepository(number, name, "main", is_private=False, is_archived=False, description=None, pushed_at=None)
+
+
+async def test_a_repository_that_was_renamed_is_followed_by_its_id(tmp_path: Path, far: GitServer):
+    """GitHub leads git from the old name to the new one only until somebody else takes the old one."""
+    github = Directory(id7="octo/hello")
+    async with opened_rig(tmp_path, far.url, github) as rig:
+        app = await rig.create("app", "octo/hello")
+        assert (app.github_id, app.github_repo) == (7, "octo/hello")
+        (far.root / "octo/hello.git").rename(far.root / "octo/Hallo.git")
+        github.names[7] = "octo/Hallo"
+        await sync(rig, app)
+        (row,) = rig.rows.rows
+        assert (row.github_repo, row.github_url) == ("octo/Hallo", f"{far.url}/octo/Hallo")
+        assert git(app.tree, "remote", "get-url", "origin") == row.github_url
+        assert github.asked == ["octo/hello", 7]
+
+
+async def test_an_origin_that_somebody_has_set_is_left_alone(tmp_path: Path, far: GitServer):
+    github = Directory(id7="octo/hello")
+    async with opened_rig(tmp_path, far.url, github) as rig:
+        app = await rig.create("app", "octo/hello")
+        git(app.tree, "remote", "set-url", "origin", f"{far.url}/octo/hello.git")
+        github.names[7] = "octo/other"
+        await sync(rig, app)
+        assert git(app.tree, "remote", "get-url", "origin") == f"{far.url}/octo/hello.git"
+        assert rig.rows.rows[0].github_repo == "octo/other"
+
+
+async def test_a_github_that_knows_nothing_or_hangs_holds_nothing_up(
+    tmp_path: Path, far: GitServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(renamed, "ANSWER_SECONDS", 0.05)
+    github = Directory()
+    async with opened_rig(tmp_path, far.url, github) as rig:
+        app = await rig.create("app", "octo/hello")
+        assert app.github_id is None
+
+        async def hang(_: object) -> GithubRepository | None:
+            await asyncio.Event().wait()
+            return None
+
+        github.repository = hang  # type: ignore[method-assign]
+        await sync(rig, app)
+        assert rig.rows.rows[0].github_repo == "octo/hello"

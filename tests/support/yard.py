@@ -17,6 +17,7 @@ from gateway.interfaces import Workspace
 from gateway.journal import JournalAction
 from gateway.workspace_name import GITHUB_URL, GitHosts
 from gateway.workspaces.create import WorkspaceYard
+from gateway.workspaces.renamed import GithubRepositories
 from tests.support.local_keepers import LocalKeepers, LocalLauncher
 
 # Stands for ssh: whatever the host, runs the far side's command here.
@@ -64,6 +65,9 @@ class Rows:
         self.change(workspace_id, name=name)
         return []
 
+    async def set_workspace_repository(self, workspace_id: str, **values: object) -> None:
+        self.change(workspace_id, **values)
+
     async def record(
         self, action: JournalAction, *, success: bool, details: Mapping[str, object] | None = None
     ) -> None:
@@ -102,7 +106,9 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def opened_rig(tmp_path: Path, web_url: str = GITHUB_URL) -> AsyncIterator[Rig]:
+async def opened_rig(
+    tmp_path: Path, web_url: str = GITHUB_URL, github: GithubRepositories | None = None
+) -> AsyncIterator[Rig]:
     """`web_url`: of the GitHub that is configured; any other host is allowed as well."""
     for name in ("workspaces", "archive"):
         (tmp_path / name).mkdir()
@@ -119,6 +125,7 @@ async def opened_rig(tmp_path: Path, web_url: str = GITHUB_URL) -> AsyncIterator
         rows=rows,
         clone_seconds_max=30,
         hosts=GitHosts(web_url, ("*",)),
+        github=github,
     )
     yard._maker.retry_waits_seconds = (0.01, 0.01, 0.01)
     yield Rig(yard, rows, keepers, tmp_path)

@@ -52,6 +52,20 @@ async def test_a_repository_gives_its_url_and_is_found_in_any_case(store: Store)
     assert await store.find_workspace_by_repo("octocat/none") is None
 
 
+async def test_a_repository_with_another_name_is_written_down_unless_a_workspace_has_it(store: Store) -> None:
+    added = await store.add_workspace("app", github_repo="octo/old", github_url="https://github.com/octo/old")
+    await store.add_workspace("two", github_repo="octo/taken", github_url="https://github.com/octo/taken")
+    assert await store.find_workspace("app") == added  # kept in memory
+    new = {"github_id": 7, "github_repo": "octo/new", "github_url": "https://github.com/octo/new"}
+    await store.set_workspace_repository(added.id, **new)
+    found = await store.find_workspace("app")
+    assert found is not None
+    assert (found.github_id, found.github_repo, found.github_url) == (7, "octo/new", "https://github.com/octo/new")
+    with pytest.raises(NameTaken, match="two"):
+        await store.set_workspace_repository(added.id, **{**new, "github_repo": "OCTO/taken"})
+    assert await store.find_workspace("app") == found
+
+
 async def test_a_declared_workspace_becomes_a_cloned_one(store: Store) -> None:
     declared = await store.add_workspace("a", github_repo="o/r", is_cloned=False, clone_branch="next")
     assert (declared.is_cloned, declared.clone_branch, declared.last_sync_at) == (False, "next", None)
