@@ -75,7 +75,7 @@ from gateway.workspaces.inactive import InactiveWorkspaces
 
 # After the drain, everything left is milliseconds of work; a disk that hangs must not hang the stop.
 STOP_SECONDS = 10.0
-# Whether the GitHub token is due for renewal; whoever needs it asks for that as well (github_tokens.py).
+# Whether the GitHub token is due for renewal; whoever needs it asks for that as well (github/tokens.py).
 GITHUB_CRON = "*/5 * * * *"
 GITHUB_SECONDS_MAX = 120.0
 

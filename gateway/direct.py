@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway.caller_keys import TRIAL_KEY
 from gateway.config import Config, config_file, load_config
 from gateway.errors import CommandRefused
-from gateway.github_account import GithubAccount
+from gateway.github.account import GithubAccount
 from gateway.ids import new_id
 from gateway.interfaces import Workspace
 from gateway.launchers.choose import choose_launcher

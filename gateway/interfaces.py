@@ -98,7 +98,7 @@ class GitToken:
 
 
 class GitTokens(Protocol):
-    """Has the owner's GitHub token (gateway/github_account.py)."""
+    """Has the owner's GitHub token (gateway/github/account.py)."""
 
     async def git_token(self) -> GitToken:
         """One that is valid for some minutes yet, renewed if need be (one renewal at a time). Raises CommandRefused,

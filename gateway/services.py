@@ -18,8 +18,9 @@ from gateway.credentials.broker import BrokerSettings, BrokerStore, CredentialBr
 from gateway.credentials.decision import Origin
 from gateway.credentials.desk import Spawn
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, RecordingDamaged
-from gateway.github_account import GithubAccount
-from gateway.github_tokens import AccountStore, GithubTokens
+from gateway.github.account import GithubAccount
+from gateway.github.tokens import AccountStore, GithubTokens
+from gateway.github.vault import Vault
 from gateway.interfaces import EndReason, Keeper, Keepers, Launcher, ProgramExit, SessionRow, Workspace
 from gateway.launchers.keepers import WorkspaceKeepers
 from gateway.launchers.launcher import KeeperLauncher
@@ -29,7 +30,6 @@ from gateway.recording.playback import paced
 from gateway.recording.recordings import Archive
 from gateway.state import Places
 from gateway.store.location import parse_database_url
-from gateway.vault import Vault
 from gateway.way_in import WayIn, known_hosts_name, reached_here
 from gateway.workspace_name import GitHosts
 from gateway.workspaces.archive_places import ArchivePlaces

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.errors import CommandRefused, KeyRefused, UsageWrong
-from gateway.github import is_login
+from gateway.github.values import is_login
 from gateway.journal import JournalAction
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, Command, json_option
 from gateway.lobby.keys import admit, checked_limits, limit_arguments
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Coroutine
 
-    from gateway.github import GithubRepository, GithubUser
-    from gateway.github_account import GithubStatus
+    from gateway.github.account import GithubStatus
+    from gateway.github.values import GithubRepository, GithubUser
     from gateway.lobby.command import Parser
     from gateway.lobby.context import LobbyContext
     from gateway.public_key import PublicKey

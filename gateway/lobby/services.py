@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from gateway.github import DeviceCode, GithubUser, RepositoryPage
-    from gateway.github_account import GithubStatus, LoggedOut
+    from gateway.github.account import GithubStatus, LoggedOut
+    from gateway.github.values import DeviceCode, GithubUser, RepositoryPage
     from gateway.interfaces import (
         AccessKey,
         ApiScope,
@@ -251,7 +251,7 @@ class RecordingShelf(Protocol):
 
 
 class GithubDesk(Protocol):
-    """The owner's GitHub account (gateway/github_account.py)."""
+    """The owner's GitHub account (gateway/github/account.py)."""
 
     @property
     def scopes(self) -> str:

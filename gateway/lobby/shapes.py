@@ -13,8 +13,8 @@ from gateway.way_in import code_command, config_entry, ssh_command
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.github import GithubRepository
-    from gateway.github_account import GithubStatus
+    from gateway.github.account import GithubStatus
+    from gateway.github.values import GithubRepository
     from gateway.interfaces import (
         AccessKey,
         ApiToken,

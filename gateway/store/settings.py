@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 
 import models
-from gateway.github_tokens import GithubRow
+from gateway.github.tokens import GithubRow
+from gateway.github.vault import Sealed
 from gateway.store.database import Database
-from gateway.vault import Sealed
 from models.settings import SINGLETON_ID
 
 

@@ -20,7 +20,7 @@ import aiohttp
 from gateway import __version__
 from gateway.config import GitHubSettings
 from gateway.errors import GithubRefused, GithubTokenRefused, GithubUnavailable
-from gateway.github import (
+from gateway.github.values import (
     DeviceCode,
     GithubRepository,
     GithubUser,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gateway.errors import GithubUnavailable
-from gateway.github import GithubRepository, IssuedTokens, is_full_name
+from gateway.github.values import GithubRepository, IssuedTokens, is_full_name
 from gateway.words import duration_text
 
 THREAD_MIN_BYTES = 64 * 1024  # longer answers are parsed beside the event loop

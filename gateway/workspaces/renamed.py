@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gateway.errors import NameTaken
 from gateway.events import Event
-from gateway.github import GithubRepository
+from gateway.github.values import GithubRepository
 from gateway.interfaces import Inside, Keeper, Workspace
 from gateway.log import log_event
 from gateway.workspaces.git import run_git, say_nothing
@@ -20,7 +20,7 @@ GIT_SECONDS = 20
 
 
 class GithubRepositories(Protocol):
-    """What GitHub knows (gateway/github_account.py). None: nothing, or it does not answer."""
+    """What GitHub knows (gateway/github/account.py). None: nothing, or it does not answer."""
 
     async def repository(self, full_name: str) -> GithubRepository | None:
         """Also by a name it had before."""

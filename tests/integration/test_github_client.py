@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateway.config import GitHubSettings
 from gateway.errors import GatewayError, GithubRefused, GithubTokenRefused, GithubUnavailable
-from gateway.github import is_full_name, is_login
+from gateway.github.values import is_full_name, is_login
 from gateway.workspaces import github as client_module
 from gateway.workspaces.github import GithubClient
 from tests.support.fake_github import FakeGithub, FakeRepository

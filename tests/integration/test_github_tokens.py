@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import github_tokens
 from gateway.errors import CommandRefused, GatewayError, GithubUnavailable, SecretUnreadable, StoreUnavailable
 from gateway.file_lock import file_lock
-from gateway.github_tokens import GithubRow
+from gateway.github import tokens as github_tokens
+from gateway.github.tokens import GithubRow
 from gateway.journal import JournalAction
 from tests.support.github_account import AccountRig, account_rig
 

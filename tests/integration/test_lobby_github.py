@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CommandRefused
-from gateway.github import GithubRepository
+from gateway.github.values import GithubRepository
 from gateway.interfaces import Principal
 from tests.support.fake_github import FakeRepository
 from tests.support.github_account import AccountRig, account_rig

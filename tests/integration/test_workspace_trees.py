@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CommandRefused, GitFailed
-from gateway.github import GithubRepository
+from gateway.github.values import GithubRepository
 from gateway.interfaces import Workspace
 from gateway.tree_status import Synced
 from gateway.workspaces import renamed, trees

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import GitHubSettings
-from gateway.github_account import GithubAccount
-from gateway.github_tokens import GithubRow, GithubTokens
+from gateway.github.account import GithubAccount
+from gateway.github.tokens import GithubRow, GithubTokens
+from gateway.github.vault import Vault
 from gateway.journal import JournalAction
-from gateway.vault import Vault
 from gateway.workspaces.github import GithubClient
 from tests.support.fake_github import FakeGithub
 

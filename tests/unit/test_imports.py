@@ -32,7 +32,7 @@ LIBRARIES = {
     "psutil": {"gateway/upkeep"},
     "zstandard": {"gateway/recording", "gateway/workspaces/archive_file.py"},
     "pyghostty": {"gateway/recording/screen/ghostty.py"},
-    "cryptography": {"gateway/ssh", "gateway/caller_keys.py", "gateway/vault.py"},
+    "cryptography": {"gateway/ssh", "gateway/caller_keys.py", "gateway/github/vault.py"},
     "pydantic": {"gateway/config.py", "admin_http"},
     "pydantic_core": {"admin_http"},
     "rich": {"gateway/lobby/painting.py"},

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.github_tokens import GithubRow
-from gateway.vault import Sealed
+from gateway.github.tokens import GithubRow
+from gateway.github.vault import Sealed
 from tests.support.store import migrated_file, opened_store
 
 ROW = GithubRow(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import SecretUnreadable, StartRefused, StoreUnavailable
-from gateway.vault import Place, Sealed, Vault
+from gateway.github.vault import Place, Sealed, Vault
 
 PLACE = Place("settings", "singleton", "github_token")
 SECRET = "gho_16C7e42F292c6912E7710c838347Ae178B4a"

@@ -1,6 +1,6 @@
 """The owner's GitHub account: logging in and out, and what is asked of GitHub in the account's name.
 
-The tokens themselves, and when they are renewed, are in github_tokens.py.
+The tokens themselves, and when they are renewed, are in tokens.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from gateway.config import GitHubSettings
 from gateway.credentials.decision import Origin
 from gateway.credentials.git_settings import GitIdentity, identity_of
 from gateway.errors import CommandRefused, GatewayError, GithubRefused, GithubTokenRefused, GithubUnavailable
-from gateway.github import (
+from gateway.github.tokens import REFRESH_PLACE, TOKEN_PLACE, GithubRow, GithubTokens
+from gateway.github.values import (
     DeviceCode,
     GithubApi,
     GithubRepository,
@@ -27,9 +28,8 @@ from gateway.github import (
     RepositoryPage,
     StillPending,
 )
-from gateway.github_tokens import REFRESH_PLACE, TOKEN_PLACE, GithubRow, GithubTokens
+from gateway.github.vault import Sealed
 from gateway.interfaces import GitToken
-from gateway.vault import Sealed
 
 T = TypeVar("T")
 

@@ -28,11 +28,11 @@ from gateway.errors import (
 )
 from gateway.events import Event
 from gateway.file_lock import file_lock
-from gateway.github import GithubApi, IssuedTokens
+from gateway.github.values import GithubApi, IssuedTokens
+from gateway.github.vault import Place, Sealed, Vault
 from gateway.interfaces import GitToken
 from gateway.journal import JournalAction
 from gateway.log import log_event, log_failure, log_warning
-from gateway.vault import Place, Sealed, Vault
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ class GithubTokens:
         async with self.alone():
             return await _to_end(self._rotate())
 
-    # ----------------------------------------------------------- for whoever changes the account (github_account.py)
+    # ----------------------------------------------------------- for whoever changes the account (github/account.py)
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
