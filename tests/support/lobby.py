@@ -23,13 +23,13 @@ from gateway.interfaces import (
     Workspace,
 )
 from gateway.journal import JournalAction, JournalRow
-from gateway.lobby.context import LobbyContext, Output, Person
+from gateway.lobby.context import LobbyContext, Nobody, Output, Person
 from gateway.lobby.door import PROG
 from gateway.lobby.run import run_command
 from gateway.lobby.services import GithubDesk, RecordingInfo, Services, StopBegun
 from gateway.tree_status import Synced, TreeStatus
 from gateway.way_in import WayIn
-from tests.support.fake_archives import Answering, FakeArchives
+from tests.support.fake_archives import FakeArchives
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -316,7 +316,7 @@ class FakeLobby:
     sessions: FakeSessions = field(default_factory=FakeSessions)
     yard: FakeYard = field(default_factory=FakeYard)
     archives: FakeArchives = field(default_factory=FakeArchives)
-    person: Person = field(default_factory=Answering)
+    person: Person = field(default_factory=Nobody)
     shelf: FakeShelf = field(default_factory=FakeShelf)
     stop_begun: StopBegun = NOTHING_KEPT
     connection_count: int = 0  # open with any key

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.fake_archives import FakeArchived, FakeUnsaved
+from tests.support.fake_archives import Answering, FakeArchived, FakeUnsaved
 from tests.support.lobby import FakeLobby, FakeStore, session, workspace
 
 UNSAVED = FakeUnsaved(("2 stashes, 1 commit that was not pushed (src/\x1b[31m.c)",), ignored_count=2, home_file_count=7)
@@ -63,7 +63,7 @@ async def test_options_of_purge_alone_are_not_understood(lobby: FakeLobby, optio
 
 async def test_purge_asks_for_the_name_and_says_what_goes(lobby: FakeLobby):
     lobby.archives.found = FakeUnsaved(ignored_count=2, home_file_count=7)
-    lobby.person.answers = ["my-app"]
+    lobby.person = Answering(["my-app"])
     assert await lobby("rm", "my-app", "--purge") == 0
     assert "its home (7 files) and 2 files or folders that git ignores" in lobby.stderr.text
     assert lobby.archives.done == [("purge", "my-app")]
@@ -72,7 +72,7 @@ async def test_purge_asks_for_the_name_and_says_what_goes(lobby: FakeLobby):
 
 
 async def test_purge_of_another_name_deletes_nothing(lobby: FakeLobby):
-    lobby.person.answers = ["my-ap"]
+    lobby.person = Answering(["my-ap"])
     assert await lobby("rm", "my-app", "--purge") == 1
     assert (lobby.archives.done, lobby.store.journal) == ([], [])
 
@@ -86,11 +86,12 @@ async def test_purge_where_nobody_can_be_asked_names_the_option(lobby: FakeLobby
 @pytest.mark.parametrize("yes", [(), ("--yes",)])
 async def test_purge_with_unsaved_work_is_refused_and_says_what(lobby: FakeLobby, name: str, yes: tuple[str, ...]):
     lobby.archives.found = UNSAVED
+    lobby.person = person = Answering()
     assert await lobby("rm", name, "--purge", *yes) == 1
     assert "2 stashes, 1 commit that was not pushed" in lobby.stderr.text
     assert "\x1b" not in lobby.stderr.text
     assert "--purge --discard-unsaved" in lobby.stderr.text
-    assert (lobby.archives.done, lobby.person.asked) == ([], [])
+    assert (lobby.archives.done, person.asked) == ([], [])
 
 
 async def test_purge_of_unsaved_work_needs_that_to_be_said(lobby: FakeLobby):
