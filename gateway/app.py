@@ -25,7 +25,6 @@ from gateway.access import OwnPorts
 from gateway.api import GatewayApi
 from gateway.config import Config, config_file
 from gateway.doors import Doors
-from gateway.elsewhere import WATCH_SECONDS, Elsewhere
 from gateway.errors import GatewayError, LauncherUnavailable
 from gateway.events import Event
 from gateway.forwarding.agents import Agents
@@ -33,8 +32,6 @@ from gateway.forwarding.displays import Displays
 from gateway.forwarding.forwards import Forwards
 from gateway.gatehouse import Gatehouse
 from gateway.gateway_state import GatewayState
-from gateway.handover import Handover
-from gateway.idle import IdleLimits, IdleWatch
 from gateway.ids import new_id
 from gateway.interfaces import SessionRow, SessionStatus, Workspace
 from gateway.launchers.choose import choose_launcher
@@ -62,7 +59,10 @@ from gateway.services import (
     way_into,
     workspace_archives,
 )
-from gateway.sessions import Sessions
+from gateway.sessions.elsewhere import WATCH_SECONDS, Elsewhere
+from gateway.sessions.handover import Handover
+from gateway.sessions.idle import IdleLimits, IdleWatch
+from gateway.sessions.sessions import Sessions
 from gateway.ssh.host_keys import load_host_keys, public_lines
 from gateway.ssh.server import SshServer
 from gateway.state import Places, StateLock

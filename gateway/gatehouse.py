@@ -21,8 +21,8 @@ from gateway.interfaces import AccessKey, Principal, SessionRequest, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_failure
 from gateway.login_name import is_lobby
-from gateway.session import Channel
-from gateway.sessions import Sessions, Spawn
+from gateway.sessions.session import Channel
+from gateway.sessions.sessions import Sessions, Spawn
 
 
 class LoginFacts(ClientFacts, Protocol):

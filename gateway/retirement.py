@@ -15,10 +15,10 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.events import Event
-from gateway.handover import Handover
 from gateway.interfaces import AccessKey
 from gateway.log import log_failure, log_warning
-from gateway.sessions import Sessions
+from gateway.sessions.handover import Handover
+from gateway.sessions.sessions import Sessions
 
 # A removed key is to close its connections within two seconds.
 LOOK_SECONDS = 1.0

@@ -1,7 +1,7 @@
 """Our end of an SSH channel that carries a command of the lobby: its streams, its person, and what the client does.
 
-Implements `gateway.session.ChannelSink`. Nothing here runs or decides anything: who interrupts, or leaves, is told to
-whoever set `on_interrupt`; a stream that nobody reads any more raises at the next write.
+Implements `ChannelSink` (sessions/session.py). Nothing here runs or decides anything: who interrupts, or leaves, is
+told to whoever set `on_interrupt`; a stream that nobody reads any more raises at the next write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.interfaces import ProgramExit, Terminal, WindowSize
 from gateway.lobby.context import Input, Nobody, Person
 from gateway.lobby.keyboard import Keyboard, TypingPerson, has_interrupt
 from gateway.lobby.received import ReceivedInput
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 
 # `rec export ID | less` waits for a reader's eyes, but not over lunch.
 STALL_SECONDS = 600.0

@@ -35,7 +35,7 @@ from gateway.log import log_event, log_failure, log_warning
 if TYPE_CHECKING:
     from gateway.interfaces import SessionRequest
     from gateway.lobby.services import Services
-    from gateway.session import Channel
+    from gateway.sessions.session import Channel
 
 # How the caller reaches us, in hints: the host has many names, and only the client knows which of them it typed.
 PROG = "ssh lobby@host"

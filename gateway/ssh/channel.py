@@ -1,4 +1,4 @@
-"""One session channel: asyncssh's callbacks on one side, `gateway.session.Channel` on the other.
+"""One session channel: asyncssh's callbacks on one side, `gateway.sessions.session.Channel` on the other.
 
 `SessionWire` is the channel on the wire (what asyncssh gets wrong about requests), `SessionChannel` the object that
 sessions know. asyncssh calls are synchronous and only note what happened; the story is told in `sessions.serve`.
@@ -19,7 +19,7 @@ from gateway.environment import VALUE_MAX_BYTES, VARIABLE_COUNT_MAX, is_allowed_
 from gateway.forwarding.displays import Display, DisplayRequest, display_request
 from gateway.ids import new_id
 from gateway.interfaces import ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
-from gateway.session import ChannelSink
+from gateway.sessions.session import ChannelSink
 from gateway.ssh.requests import ChannelRequests
 from gateway.ssh.window import EARLY_WINDOW_BYTES, BoundedInput
 
@@ -153,7 +153,7 @@ class SessionWire(BoundedInput, ChannelRequests):
 
 
 class SessionChannel(asyncssh.SSHServerSession[bytes]):
-    """What a session sees of its client (implements gateway.session.Channel)."""
+    """What a session sees of its client (implements gateway.sessions.session.Channel)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -250,7 +250,7 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         if sink is not None:
             sink.channel_lost()
 
-    # ----------------------------------------------------------------------- gateway.session.Channel
+    # ----------------------------------------------------------------------- gateway.sessions.session.Channel
 
     @property
     def is_writing_paused(self) -> bool:

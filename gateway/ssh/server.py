@@ -20,7 +20,7 @@ from gateway.forwarding.displays import Carry, Display, DisplayRequest
 from gateway.interfaces import AccessKey, SessionRequest
 from gateway.listening import close_without_loss
 from gateway.log import log_event
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 from gateway.ssh import algorithms
 from gateway.ssh.channel import SessionChannel
 from gateway.ssh.connection import Connection

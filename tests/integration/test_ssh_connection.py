@@ -18,7 +18,7 @@ from gateway.config import Address, SshSettings
 from gateway.errors import LoginRefused
 from gateway.forwarding.forwards import Target
 from gateway.interfaces import AccessKey, ProgramExit, SessionKind, SessionRequest, WindowSize
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 from gateway.ssh.facts import ConnectionFacts
 from gateway.ssh.forwards import Listener
 from gateway.ssh.server import SshServer

@@ -16,7 +16,7 @@ from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_KEXINIT
 from asyncssh.packet import Boolean, String, UInt32
 
 from gateway.interfaces import ProgramExit, SessionRequest, WindowSize
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 from gateway.ssh.connection import Connection
 from tests.integration.test_ssh_connection import House, open_house
 

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.interfaces import Principal, ProgramExit, SessionKind, SessionRequest, Terminal, WindowSize
-from gateway.session import ChannelSink
+from gateway.sessions.session import ChannelSink
 
 OWNER = Principal("k1", "ana", "SHA256:ana")
 SCOPED = Principal("k2", "ci", "SHA256:ci", workspaces=frozenset({"my-app"}))
 
 
 class RememberingChannel:
-    """Implements gateway.session.Channel. A test types by `sink`, and waits by `until`."""
+    """Implements gateway.sessions.session.Channel. A test types by `sink`, and waits by `until`."""
 
     def __init__(self) -> None:
         self.output = b""

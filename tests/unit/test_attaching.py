@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from gateway.attaching import PROBE_SECONDS, Attaching, Wish, attach_notice
 from gateway.interfaces import Keeper, Principal, SessionKind, SessionRequest, Terminal, WindowSize, Workspace
-from gateway.live import Live
 from gateway.login_name import parse_login_name
-from gateway.terminal_session import TerminalSession
+from gateway.sessions.attaching import PROBE_SECONDS, Attaching, Wish, attach_notice
+from gateway.sessions.live import Live
+from gateway.sessions.terminal_session import TerminalSession
 
 NOW = datetime(2026, 11, 24, 7, 12, tzinfo=UTC)
 WORKSPACE = Workspace("w1", "my-app", Path("/h"), Path("/t"))

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import cast
 
 from gateway.errors import KeeperRefused, StoreUnavailable
-from gateway.handover import Handover, HandoverStore
 from gateway.interfaces import EndReason, Keeper, Keepers, KeptProgram, ProgramExit, Recordings, SessionRow, Workspace
-from gateway.session import SessionState
-from gateway.sessions import Live, Sessions
+from gateway.sessions.handover import Handover, HandoverStore
+from gateway.sessions.session import SessionState
+from gateway.sessions.sessions import Live, Sessions
 from tests.support.lobby import session
 
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway import idle
 from gateway.config import SessionSettings
 from gateway.errors import KeeperGone
-from gateway.idle import IdleLimits, IdleWatch, Step, Use, judge
 from gateway.interfaces import EndReason, SessionKind
-from gateway.jobs import Foreground
+from gateway.sessions import idle
+from gateway.sessions.idle import IdleLimits, IdleWatch, Step, Use, judge
+from gateway.sessions.jobs import Foreground
 
 NOW = datetime(2030, 1, 8, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from gateway import jobs
 from gateway.interfaces import SessionKind
-from gateway.jobs import Foreground, JobWatch, foreground
 from gateway.keeper.spawn import spawn_on_terminal
 from gateway.keeper.terminal import open_terminal
+from gateway.sessions import jobs
+from gateway.sessions.jobs import Foreground, JobWatch, foreground
 from tests.support.installed import until
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.keeper import sftp_fallback
 from gateway.keeper.sftp_fallback import Server
-from gateway.sftp_audit import SftpAudit
+from gateway.sessions.sftp_audit import SftpAudit
 
 OPEN, CLOSE, READ, WRITE, LSTAT, SETSTAT, OPENDIR, READDIR = 3, 4, 5, 6, 7, 9, 11, 12
 REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLINK, EXTENDED = 13, 14, 15, 16, 17, 18, 19, 20, 200

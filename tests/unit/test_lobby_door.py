@@ -20,7 +20,7 @@ from gateway.lobby.command import Command
 from gateway.lobby.context import INPUT_MAX_BYTES, LobbyContext
 from gateway.lobby.door import COMMAND_MAX_BYTES, LobbyDoor, split
 from gateway.lobby.recordings import TERMINAL_RESET
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 from tests.support.channel import OWNER, SCOPED, RememberingChannel, lobby_request
 from tests.support.lobby import FakeLobby, FakeStore, Recording, session, workspace
 

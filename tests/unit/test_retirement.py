@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import cast
 
 from gateway.errors import StoreUnavailable
-from gateway.handover import Handover
 from gateway.interfaces import AccessKey
 from gateway.retirement import Retirement
-from gateway.sessions import Sessions
+from gateway.sessions.handover import Handover
+from gateway.sessions.sessions import Sessions
 
 DEADLINE_SECONDS = 5
 

@@ -19,7 +19,7 @@ pytest.importorskip("pyghostty")
 
 from gateway.recording.screen.model import Screen
 from gateway.recording.screen.painter import paint
-from gateway.terminal import DETACH_RESET
+from gateway.sessions.terminal import DETACH_RESET
 from tests.support import real_terminals
 from tests.support.clients import require
 from tests.support.real_terminals import Size

@@ -13,7 +13,7 @@ from gateway.recording.screen import painter
 from gateway.recording.screen.model import Screen
 from gateway.recording.screen.painter import paint
 from gateway.recording.screen.rows import plain_text
-from gateway.terminal import DETACH_RESET
+from gateway.sessions.terminal import DETACH_RESET
 from tests.support.screen_states import differences, state_of
 from tests.support.terminal_states import AMBIGUOUS, EVERYTHING_ON, LINES, STATES
 

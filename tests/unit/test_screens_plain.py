@@ -9,7 +9,7 @@ import pytest
 
 from gateway.interfaces import WindowSize
 from gateway.recording.screen.plain import APOLOGY, plain_lines, plain_painting
-from gateway.terminal import DETACH_RESET
+from gateway.sessions.terminal import DETACH_RESET
 
 SIZE = WindowSize(20, 8)
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from gateway.interfaces import Painting, Program, ProgramExit, StreamPosition, WindowSize
-from gateway.pipe_session import PipeSession
-from gateway.session import ChannelSink, Session
-from gateway.terminal import set_window_size
-from gateway.terminal_session import TerminalSession
+from gateway.sessions.pipe_session import PipeSession
+from gateway.sessions.session import ChannelSink, Session
+from gateway.sessions.terminal import set_window_size
+from gateway.sessions.terminal_session import TerminalSession
 
 
 class RememberingChannel:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import sftp_audit
 from gateway.events import Event
 from gateway.log import subscribe
-from gateway.sftp_audit import SftpAudit
+from gateway.sessions import sftp_audit
+from gateway.sessions.sftp_audit import SftpAudit
 
 Rows = list[tuple[dict[str, object], bool]]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import terminal_session, viewer
 from gateway.interfaces import ProgramExit, StreamPosition, WindowSize
-from gateway.session import SessionState
-from gateway.terminal import DETACH_RESET, window_size
-from gateway.terminal_session import TerminalSession
+from gateway.sessions import terminal_session, viewer
+from gateway.sessions.session import SessionState
+from gateway.sessions.terminal import DETACH_RESET, window_size
+from gateway.sessions.terminal_session import TerminalSession
 from tests.unit.test_session import RememberingChannel, Stage
 
 # A program that repeats lines and says the size of its terminal when asked.

@@ -23,7 +23,7 @@ from gateway.recording.screen import hidden
 from gateway.recording.screen.ghostty import Terminal
 from gateway.recording.screen.model import SIDE_MAX, Screen
 from gateway.recording.screen.rows import PaintedRow, RowPainter, printable
-from gateway.terminal import TERMINAL_RESET
+from gateway.sessions.terminal import TERMINAL_RESET
 
 PAINTING_BYTES_MAX = 1024 * 1024
 HISTORY_CELLS_MAX = 250_000  # more would take too long to paint

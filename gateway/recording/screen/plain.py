@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from gateway.interfaces import WindowSize
-from gateway.terminal import DETACH_RESET
+from gateway.sessions.terminal import DETACH_RESET
 
 TAIL_BYTES = 32 * 1024
 APOLOGY = "homeport: your screen could not be restored; these are its last lines"

@@ -16,11 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from gateway import access
-from gateway.attaching import Attaching, Found, Wish, attach_notice
 from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
-from gateway.first_clone import FirstClones, clone_watcher
 from gateway.interfaces import (
     CloneWatcher,
     EndReason,
@@ -39,17 +37,19 @@ from gateway.interfaces import (
     SessionRequest,
     Workspace,
 )
-from gateway.jobs import JobWatch
-from gateway.live import Live
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
-from gateway.pipe_session import PipeSession
-from gateway.program import program_spec
-from gateway.session import Channel, SessionState
-from gateway.session_rows import RowStore, SessionRows
-from gateway.sftp_audit import Note, SftpAudit, audit_of, is_auditable
-from gateway.terminal import set_window_size, window_size
-from gateway.terminal_session import TerminalSession
+from gateway.sessions.attaching import Attaching, Found, Wish, attach_notice
+from gateway.sessions.first_clone import FirstClones, clone_watcher
+from gateway.sessions.jobs import JobWatch
+from gateway.sessions.live import Live
+from gateway.sessions.pipe_session import PipeSession
+from gateway.sessions.program import program_spec
+from gateway.sessions.rows import RowStore, SessionRows
+from gateway.sessions.session import Channel, SessionState
+from gateway.sessions.sftp_audit import Note, SftpAudit, audit_of, is_auditable
+from gateway.sessions.terminal import set_window_size, window_size
+from gateway.sessions.terminal_session import TerminalSession
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.interfaces import CloneWatcher, SessionKind, SessionRequest, Workspace
-from gateway.session import Channel
+from gateway.sessions.session import Channel
 
 
 class FirstClones(Protocol):

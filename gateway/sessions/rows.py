@@ -13,8 +13,8 @@ from typing import Protocol
 from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.interfaces import EndReason, Inside, ProgramExit, SessionRequest
-from gateway.live import Live
 from gateway.log import log_failure
+from gateway.sessions.live import Live
 
 
 class RowStore(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from gateway.interfaces import Program, ProgramExit, WindowSize
-from gateway.pumps import LogPump, PipePump
-from gateway.session import Channel, Session, SessionState
+from gateway.sessions.pumps import LogPump, PipePump
+from gateway.sessions.session import Channel, Session, SessionState
 
 
 class PipeSession(Session):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.interfaces import EndReason, Keeper, Recorder, SessionKind, Workspace
-from gateway.pipe_session import PipeSession
-from gateway.session import SessionState
-from gateway.sftp_audit import SftpAudit
-from gateway.terminal_session import TerminalSession
+from gateway.sessions.pipe_session import PipeSession
+from gateway.sessions.session import SessionState
+from gateway.sessions.sftp_audit import SftpAudit
+from gateway.sessions.terminal_session import TerminalSession
 
 
 @dataclass(slots=True)

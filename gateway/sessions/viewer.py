@@ -12,8 +12,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from gateway.interfaces import ProgramExit, WindowSize
-from gateway.session import Channel
-from gateway.terminal import DETACH_RESET
+from gateway.sessions.session import Channel
+from gateway.sessions.terminal import DETACH_RESET
 
 # Output of a program that prints while a screen is being painted, which takes 50 ms: more than a terminal gives then.
 HELD_MAX_BYTES = 1024 * 1024

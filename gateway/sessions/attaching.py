@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gateway.interfaces import SessionKind, SessionRequest
-from gateway.live import Live
 from gateway.login_name import MAIN, LoginName
-from gateway.viewer import Viewer
+from gateway.sessions.live import Live
+from gateway.sessions.viewer import Viewer
 from gateway.words import duration_text
 
 # A connection that does not answer within this time has lost its sessions to whoever asks for them.

@@ -24,11 +24,11 @@ from gateway.interfaces import (
     SessionRow,
     Workspace,
 )
-from gateway.live import Live
 from gateway.log import log_event, log_failure, log_warning
-from gateway.session import SessionState
-from gateway.sessions import Sessions, Spawn, log_ended, tell_keeper
-from gateway.terminal_session import TerminalSession
+from gateway.sessions.live import Live
+from gateway.sessions.session import SessionState
+from gateway.sessions.sessions import Sessions, Spawn, log_ended, tell_keeper
+from gateway.sessions.terminal_session import TerminalSession
 
 # Programs of one keeper: far below the requests it lets wait, enough to keep the database's writer busy meanwhile.
 ADOPTED_AT_ONCE = 64

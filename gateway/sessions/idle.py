@@ -17,8 +17,8 @@ from gateway.config import SessionSettings
 from gateway.errors import GatewayError
 from gateway.events import Event
 from gateway.interfaces import EndReason, SessionKind
-from gateway.jobs import foreground
 from gateway.log import log_event, log_failure, log_warning
+from gateway.sessions.jobs import foreground
 from gateway.words import duration_text
 
 MINUTE = timedelta(minutes=1)

@@ -12,14 +12,14 @@ import contextlib
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Protocol
 
-from gateway.attaching import PROBE_SECONDS
 from gateway.errors import KeeperGone, KeeperRefused, LauncherUnavailable, LoginRefused
 from gateway.events import Event
-from gateway.handover import Handover
 from gateway.interfaces import Keeper, Keepers, SessionKind, SessionRow, Wanted, Workspace
-from gateway.live import Live
 from gateway.log import log_event
-from gateway.sessions import Sessions, Spawn, tell_keeper
+from gateway.sessions.attaching import PROBE_SECONDS
+from gateway.sessions.handover import Handover
+from gateway.sessions.live import Live
+from gateway.sessions.sessions import Sessions, Spawn, tell_keeper
 
 # A little more than the other one takes to find out that a client does not answer.
 FETCH_SECONDS = PROBE_SECONDS + 0.5

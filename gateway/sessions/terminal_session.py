@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.interfaces import Program, ProgramExit, Recorder, Screens, WindowSize
-from gateway.pumps import TerminalPump
-from gateway.session import Channel, Session, SessionState
-from gateway.viewer import Viewer, ViewerState
+from gateway.sessions.pumps import TerminalPump
+from gateway.sessions.session import Channel, Session, SessionState
+from gateway.sessions.viewer import Viewer, ViewerState
 
 # How long a client that does not keep up may hold back the others. A flood fills everybody's buffer for a moment.
 SLOW_SECONDS = 0.25

@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from gateway.interfaces import Program, ProgramExit, WindowSize
-from gateway.pumps import InputPump, OutputPump
+from gateway.sessions.pumps import InputPump, OutputPump
 
 # While a background child holds pipes open: how often we look whether it wrote something.
 SILENCE_CHECK_SECONDS = 0.25
