@@ -8,7 +8,9 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gateway.errors import NameRefused
 from gateway.interfaces import Decision, Forwarding, Principal, Workspace
+from gateway.workspace_name import parse_workspace_name
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -23,12 +25,21 @@ def no_such_workspace(principal: Principal, workspace_name: str, *, names: Itera
     near = difflib.get_close_matches(workspace_name, visible, n=1, cutoff=0.6)
     missing = f'no workspace named "{workspace_name}"'
     meant = f'; did you mean "{near[0]}"?' if near else ""
+    if principal.is_owner and not _may_be_a_name(workspace_name):  # `root`, of a ssh that was told no name
+        return f"{missing}{meant or ';'} list them with: ssh lobby@host ls"
     if principal.is_owner:
         make = f"ake one with: ssh lobby@host new {workspace_name}"
         return f"{missing}{meant} M{make}" if near else f"{missing}; m{make}"
     if near or not visible:
         return missing + meant
     return f"{missing}; this key may enter {', '.join(visible[:5])}{', …' if len(visible) > 5 else ''}"
+
+
+def _may_be_a_name(text: str) -> bool:
+    try:
+        return bool(parse_workspace_name(text))
+    except NameRefused:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,7 +364,9 @@ class Sessions:
             return workspace
         if workspace is not None and principal.may_enter(workspace.name):
             raise WorkspaceMissing(
-                f'"{workspace.name}" is archived; its owner can bring it back: unarchive {workspace.name}'
+                f'"{workspace.name}" is archived; '
+                + ("bring it back with:" if principal.is_owner else "its owner can bring it back with:")
+                + f" ssh lobby@host unarchive {workspace.name}"
             )
         names = [known.name for known in await self._store.list_workspaces()]
         raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))

@@ -54,6 +54,13 @@ def test_suggestions_come_from_the_scope_alone() -> None:
     assert "apps2" not in words
 
 
+def test_an_owner_is_told_how_to_make_what_is_missing_unless_it_may_not_be_made() -> None:
+    assert access.no_such_workspace(OWNER, "notes", names=[]).endswith("; make one with: ssh lobby@host new notes")
+    for reserved in ("root", "new", "enroll"):
+        words = access.no_such_workspace(OWNER, reserved, names=["app"])
+        assert words == f'no workspace named "{reserved}"; list them with: ssh lobby@host ls'
+
+
 @pytest.mark.parametrize(
     ("of_key", "of_workspace", "meant"),
     [
