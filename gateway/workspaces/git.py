@@ -35,6 +35,7 @@ _NETWORK_WORDS = (
 # Those come with such words as well, and trying again helps nothing.
 _NOT_NETWORK_WORDS = ("returned error: 4", "RPC failed; HTTP 4", "No space left on device", "Permission denied")
 _PERCENTAGE = re.compile(r": +\d{1,3}% \(")
+_UNKNOWN_HERE = re.compile(r"could not read (?:Username|Password) for '(.*)': .*")
 
 # Never ask anything: nobody could answer. A new host's key is taken on first use, a changed one is refused (ssh(1)).
 _SSH_COMMAND = (
@@ -146,6 +147,8 @@ def _refuse_failure(end: ProgramExit, last_lines: Sequence[str]) -> None:
     fatal = [line for line in last_lines if line.startswith(("fatal:", "error:"))] or list(last_lines)[-1:]
     said = fatal[-1].removeprefix("fatal: ").removeprefix("error: ") if fatal else f"it ended with {_how(end)}"
     text = "\n".join(last_lines)
+    if asked := _UNKNOWN_HERE.fullmatch(said):  # a server asks for a login also where there is nothing
+        said = f"{asked[1]} has no such repository, or not for everybody"
     is_network = _has(text, _NETWORK_WORDS) and not _has(text, _NOT_NETWORK_WORDS)
     why = _reason(last_lines) or _hint(text)
     raise GitFailed(f"git failed: {said}{why}", lines=tuple(last_lines), is_network=is_network)
@@ -162,15 +165,15 @@ def _how(end: ProgramExit) -> str:
 def _reason(lines: Sequence[str]) -> str:
     """Why git got no token, if its helper said so (keeper/git_credential.py)."""
     said = [line for line in lines if line.startswith("homeport: ")]
-    return "\n" + said[-1].removeprefix("homeport: ") if said else ""
+    return "; " + said[-1].removeprefix("homeport: ") if said else ""
 
 
 def _hint(text: str) -> str:
     if "No space left on device" in text:
-        return "\nthe disk of the gateway is full: make room, then try again"
+        return "; the disk of the gateway is full: make room, then try again"
     if _has(text, ("could not read Username", "Permission denied", "Authentication failed")):
         return (
-            "\nprivate repositories need a login: `homeport github login`; or make an empty workspace with"
+            "; private repositories need a login: `homeport github login`; or make an empty workspace with"
             " `homeport new NAME`, enter it and clone there"
         )
     return ""

@@ -26,7 +26,16 @@ _PERCENTAGE = re.compile(
     r"(?:, (?P<size>[0-9.]+ [KMGTi]*B|[0-9]+ bytes)(?: \| (?P<speed>[0-9.]+ [KMGTi]*B/s|[0-9]+ bytes/s))?)?"
 )
 # git's own account of what it does, and what a refusal repeats in one sentence.
-_NOT_SHOWN = ("Cloning into", "remote: Enumerating", "remote: Total", "fatal:", "error:", "fetch-pack:", "From ")
+_NOT_SHOWN = (
+    "Cloning into",
+    "remote: Enumerating",
+    "remote: Total",
+    "fatal:",
+    "error:",
+    "fetch-pack:",
+    "From ",
+    "homeport:",
+)
 _UNFINISHED_PHASES = tuple(f"{prefix}{phase}" for phase in PHASES for prefix in ("", "remote: "))
 
 

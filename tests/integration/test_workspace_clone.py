@@ -107,6 +107,19 @@ async def test_a_repository_that_is_not_there_is_not_asked_for_again(rig: Rig):
     rig.assert_nothing_left()
 
 
+async def test_a_repository_that_asks_for_a_login_is_refused_in_one_line(tmp_path: Path):
+    """GitHub asks for one where there is nothing as well."""
+    (tmp_path / "other").mkdir()
+    with git_server(tmp_path / "private") as private:
+        async with opened_rig(tmp_path / "other", private.url) as other:
+            with pytest.raises(GitFailed) as refused:
+                await other.create("app", "octo/nothing")
+    said = refused.value.user_message
+    assert said.startswith(f"git failed: {private.url} has no such repository, or not for everybody; "), said
+    assert "\n" not in said
+    other.assert_nothing_left()
+
+
 async def test_nobody_listens_and_nobody_is_known_by_that_name(rig: Rig):
     for url in ("https://127.0.0.1:1/x", "https://nowhere.invalid/x"):
         with pytest.raises(GitFailed) as refused:

@@ -110,3 +110,11 @@ def test_a_bar_never_reaches_the_last_column(columns: int):
 def test_a_bar_shows_how_far_it_is():
     assert bar_line("receiving", 50, "9 bytes", None, columns=40) == "receiving      [####----]  50%  9 bytes"
     assert bar_line("receiving", 50, None, None, columns=14) == "receiving 50%"
+
+
+async def test_why_git_got_no_token_is_left_to_the_refusal_that_says_it():
+    screen = Screen()
+    shown = GitProgress(screen, is_terminal=True)
+    await shown.feed("homeport: nobody is logged in to GitHub; log in\nfatal: could not read Username\nwarning: x\n")
+    await shown.end()
+    assert screen.data == "warning: x\n"
