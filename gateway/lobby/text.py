@@ -118,13 +118,8 @@ def counted(count: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """The largest unit that says enough: `42 s`, `7 min`, `3 h`, `12 days`."""
-    if seconds < 100:
-        return f"{max(0, int(seconds))} s"
-    if seconds < 100 * 60:
-        return f"{int(seconds // 60)} min"
-    if seconds < 48 * 3600:
-        return f"{int(seconds // 3600)} h"
-    return f"{int(seconds // 86400)} days"
+    unit, name = _unit_for(seconds)
+    return f"{max(0, int(seconds // unit))} {name}"
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:
@@ -132,7 +127,19 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
     if moment is None:
         return "never"
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
-    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+    if seconds >= 0:
+        return f"{duration(seconds)} ago"
+    unit, _ = _unit_for(-seconds)
+    return f"in {duration(-seconds + unit / 2)}"  # the nearest: what was just made for 30 days ends in 30 days
+
+
+def _unit_for(seconds: float) -> tuple[int, str]:
+    """Its seconds and its name."""
+    if seconds < 100:
+        return 1, "s"
+    if seconds < 100 * 60:
+        return 60, "min"
+    return (3600, "h") if seconds < 48 * 3600 else (86400, "days")
 
 
 def parse_moment(text: str, now: datetime | None = None) -> datetime:

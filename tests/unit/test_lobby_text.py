@@ -75,6 +75,19 @@ def test_what_lies_ahead_or_never_happened_reads_so():
 
 
 @pytest.mark.parametrize(
+    ("ahead", "shown"),
+    [
+        (timedelta(days=30), "in 30 days"),
+        (timedelta(hours=1), "in 60 min"),
+        (timedelta(days=2, hours=11), "in 2 days"),
+        (timedelta(seconds=2), "in 1 s"),
+    ],
+)
+def test_what_was_made_a_moment_ago_has_its_whole_time_ahead(ahead: timedelta, shown: str):
+    assert age(NOW + ahead - timedelta(seconds=0.7), NOW) == shown
+
+
+@pytest.mark.parametrize(
     ("text", "moment"),
     [
         ("90m", NOW + timedelta(minutes=90)),
