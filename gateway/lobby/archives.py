@@ -148,7 +148,7 @@ async def _unarchive(lobby: LobbyContext, args: Namespace) -> int:
         return EXIT_OK
     if kept is not None:
         await lobby.note(f"the archive is kept as archive/{kept.name}")
-    await lobby.print(f"{workspace.name} is back; how to enter it: {lobby.prog} connect {workspace.name}")
+    await lobby.print(f"{workspace.name} is back; enter it with: {lobby.way_into(workspace.name)}")
     return EXIT_OK
 
 

@@ -63,6 +63,7 @@ class LobbyContext:
     is_terminal: bool = False  # stdout is a terminal: fit to its width, show progress
     has_colour: bool = False  # it shows colours, and whoever sits there did not say NO_COLOR
     principal: Principal | None = None  # None: the operator, on the host itself
+    client_ip: str | None = None  # whence it was typed; None: on the host
     prog: str = "homeport"  # how the caller reaches us, for help and hints
     person: Person = field(default_factory=Nobody)
     screen: Output | None = None  # where programs' own output goes as it is; None: to stdout like all else
@@ -77,6 +78,10 @@ class LobbyContext:
         """The names of the workspaces that whoever asks may know of; None: all."""
         return None if self.principal is None else self.principal.workspaces
 
+    def way_into(self, name: str) -> str:
+        """The next thing to type: whoever came by ssh knows the way, on the host a port and a key go with it."""
+        return f"{self.prog} connect {name}" if self.principal is None else f"ssh {name}@host"
+
     async def print(self, text: str = "") -> None:
         await self.stdout.write((text + "\n").encode(errors="backslashreplace"))
 
@@ -86,7 +91,9 @@ class LobbyContext:
 
     async def journal(self, action: JournalAction, **details: object) -> None:
         """Write down what was done and by whom. Only what was done: refusals are in the log."""
-        await self.services.store.record(action, success=True, details={"by": self.who, **details})
+        await self.services.store.record(
+            action, success=True, client_ip=self.client_ip, details={"by": self.who, **details}
+        )
 
     async def print_json(self, value: object) -> None:
         await self.print(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))

@@ -239,6 +239,7 @@ class _Running:
             is_terminal=end.has_terminal,
             has_colour=self._has_colour(),
             principal=self._request.principal,
+            client_ip=self._request.client_address[0],
             prog=PROG,
             person=end.person,
             screen=end.screen,

@@ -77,7 +77,7 @@ async def _new(lobby: LobbyContext, args: Namespace) -> int:
         await lobby.print_json(workspace_shape(workspace))
         return EXIT_OK
     state = "ready" if workspace.is_cloned else "declared, and cloned at its first login"
-    await lobby.print(f"{workspace.name} is {state}; how to enter it: {lobby.prog} connect {workspace.name}")
+    await lobby.print(f"{workspace.name} is {state}; enter it with: {lobby.way_into(workspace.name)}")
     return EXIT_OK
 
 
@@ -101,8 +101,8 @@ async def _rename(lobby: LobbyContext, args: Namespace) -> int:
     closed_count = sum(lobby.services.disconnect(fingerprint) for fingerprint in fingerprints)
     scopes = f", also in the scope of {counted(len(fingerprints), 'key')}" if fingerprints else ""
     closed = f"; {counted(closed_count, 'open connection')} of them closed" if closed_count else ""
-    await lobby.print(f"{workspace.name} is {renamed.name} now{scopes}{closed}; how to enter it: "
-                      f"{lobby.prog} connect {renamed.name}")  # fmt: skip
+    await lobby.print(f"{workspace.name} is {renamed.name} now{scopes}{closed}; enter it with: "
+                      f"{lobby.way_into(renamed.name)}")  # fmt: skip
     return EXIT_OK
 
 

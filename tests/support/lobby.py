@@ -82,6 +82,7 @@ class FakeStore:
     refuse_key_named: str = ""
     theme_name: str | None = None
     journal: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    journal_addresses: list[str | None] = field(default_factory=list)
     journal_rows: list[JournalRow] = field(default_factory=list)  # what reading it finds, newest first
     asked: Mapping[str, object] = field(default_factory=dict)  # of the journal, the last time
 
@@ -164,6 +165,7 @@ class FakeStore:
         details: Mapping[str, object] | None = None,
     ) -> None:
         self.journal.append((action.value, details or {}))
+        self.journal_addresses.append(client_ip)
 
     async def list_auth_logs(
         self,

@@ -92,6 +92,19 @@ async def test_words_are_those_of_a_shell_and_the_name_of_the_command_may_stand_
     assert done.status == 0
 
 
+async def test_what_was_changed_is_in_the_journal_with_the_address_it_came_from(house: House):
+    await house.run(b"new notes")
+    assert house.lobby.store.journal == [("workspace_created", {"by": "ana", "workspace": "notes"})]
+    assert house.lobby.store.journal_addresses == ["192.0.2.7"]
+
+
+async def test_who_came_by_ssh_is_told_the_ssh_line_of_a_new_workspace(house: House):
+    done = await house.run(b"new notes")
+    assert done.output == b"notes is ready; enter it with: ssh notes@host\n"
+    await house.lobby("new", "more")
+    assert house.lobby.stdout.text == "more is ready; enter it with: homeport connect more\n"
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
