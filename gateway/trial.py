@@ -36,8 +36,8 @@ _DEMO_README = """# demo
 You are inside a workspace: its own home, processes and /tmp, and this git repository.
 
 - Leave with `exit` or Ctrl-D. What listens on a port here is reached with `ssh -L`.
-- `homeport new https://github.com/OWNER/REPO` on the gateway's machine makes the next workspace (in a clone of
-  Homeport: `./dev homeport new ...`), and `ssh REPO@...` opens it.
+- `ssh lobby@HOST new OWNER/REPO` clones the next workspace from GitHub, and `ssh REPO@HOST` opens it: HOST with the
+  same options as in the line that brought you here. `./dev homeport new OWNER/REPO` in the clone of Homeport does, too.
 - Nothing here matters: break it, and `homeport rm demo` puts it away.
 """
 # Written by a program inside: the gateway itself never touches a tree. Output goes nowhere, so no pipe can fill.
