@@ -71,7 +71,7 @@ def welcome(trial: Trial, problems: Sequence[str] = ()) -> str:
         f"  then: {code_command(way)}",
         "",
         f"Health: http://{shown_host}:{port}/healthz   State: {trial.places.state_dir}",
-        f"More workspaces: {command_name()} new OWNER/REPO, then the line above with REPO instead of {name}",
+        f"More workspaces: {command_name()} new OWNER/REPO, then REPO@ in the line above",
         "Stop: Ctrl-C (shells in workspaces are kept, and found again by the next start)",
         "",
     ]

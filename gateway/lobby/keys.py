@@ -246,9 +246,9 @@ command= or from= is refused as long as they would not be enforced.
 see `homeport set --help`. Of what key and workspace say, the narrower holds.
 
 examples:
-  homeport keys add ~/.ssh/id_ed25519.pub
-  homeport keys add laptop.pub --name ana --workspaces my-app,notes --expires 30d
-  homeport keys add ci.pub --name ci --forwarding off
+  homeport keys add - < ~/.ssh/id_ed25519.pub
+  homeport keys add - --name ana --workspaces my-app,notes --expires 30d < laptop.pub
+  homeport keys add - --name ci --forwarding off < ci.pub
   curl -s https://github.com/OWNER.keys | homeport keys add - --name OWNER
 
 --json: a list of the added keys, as in `homeport keys ls --json`.

@@ -229,7 +229,7 @@ examples:
 asciicast v3 is what asciinema 3 plays and its web player shows; --v2 is for older ones.
 
 examples:
-  homeport rec export 01932b7e -o build.cast
+  homeport rec export 01932b7e > build.cast
   homeport rec export 01932b7e --v2 | asciinema play -
 """,
     ),

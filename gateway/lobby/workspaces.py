@@ -162,7 +162,7 @@ fails, it tries again three times. Interrupted or failed, nothing half made is l
 examples:
   homeport new notes
   homeport new OWNER/REPO
-  homeport new OWNER/REPO my-app --branch next --description "the next release"
+  homeport new OWNER/REPO my-app --branch next --description Staging
   homeport new git@gitlab.com:OWNER/REPO.git --later
 
 names: a-z 0-9 - _, at most 50, beginning with a letter or digit.
