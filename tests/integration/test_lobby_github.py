@@ -215,7 +215,7 @@ async def test_status_of_a_login_by_device_in_lines_and_as_json(tmp_path: Path):
         await log_in(lobby, rig)
         assert await lobby("github", "status") == 0
         lines = dict(line.split("  ", 1) for line in lobby.stdout.text.splitlines())
-        assert lines["token"].strip() == "device login, expires in 7 h, renewed by itself"
+        assert lines["token"].strip() == "device login, expires in 8 h, renewed by itself"
         assert lines["check"].strip() == "GitHub knows the token"
         assert await lobby("github", "status", "--json") == 0
         shape = json.loads(lobby.stdout.text)
