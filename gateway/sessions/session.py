@@ -35,8 +35,8 @@ class Channel(Protocol):
         """Hand over what arrived so far, then everything as it comes."""
         ...
 
-    def detach(self) -> None:
-        """Nobody is there for a moment: what comes waits for the next `attach`."""
+    def detach(self, unread: bytes = b"") -> None:
+        """Nobody is there for a moment: what comes waits for the next `attach`, which gets `unread` first."""
         ...
 
     def write(self, data: bytes) -> None: ...

@@ -20,7 +20,6 @@ from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
 from gateway.interfaces import (
-    CloneWatcher,
     EndReason,
     Inside,
     Keeper,
@@ -40,7 +39,7 @@ from gateway.interfaces import (
 from gateway.log import log_event, log_failure, log_warning
 from gateway.login_name import parse_login_name
 from gateway.sessions.attaching import Attaching, Found, Wish, attach_notice
-from gateway.sessions.first_clone import FirstClones, clone_watcher
+from gateway.sessions.first_clone import FirstClones, wait_for_tree
 from gateway.sessions.jobs import JobWatch
 from gateway.sessions.live import Live
 from gateway.sessions.pipe_session import PipeSession
@@ -152,7 +151,8 @@ class Sessions:
         if self.is_draining:
             raise LoginRefused("the gateway is restarting; connect again in a moment")
         workspace = await self.workspace_for(request.principal, request.login_name)
-        workspace = await self.with_tree(workspace, clone_watcher(request, channel))
+        if not workspace.is_cloned and self.clones is not None:
+            workspace, request = await wait_for_tree(self.clones, workspace, request, channel)
         wish = Wish.of(request, parse_login_name(request.login_name))
         if not wish.is_kept:
             return await self._begin(request, channel, workspace, wish)
@@ -371,9 +371,9 @@ class Sessions:
         names = [known.name for known in await self._store.list_workspaces()]
         raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))
 
-    async def with_tree(self, workspace: Workspace, watcher: CloneWatcher | None = None) -> Workspace:
+    async def with_tree(self, workspace: Workspace) -> Workspace:
         """Wait for the clone of one that is declared only. Raises GatewayError, and then it stays so."""
-        return workspace if workspace.is_cloned or self.clones is None else await self.clones.ready(workspace, watcher)
+        return workspace if workspace.is_cloned or self.clones is None else await self.clones.ready(workspace)
 
     # ------------------------------------------------------------------------------- what clients do meanwhile
 

@@ -274,8 +274,10 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         if self._is_output_unwanted:
             sink.output_unwanted()
 
-    def detach(self) -> None:
+    def detach(self, unread: bytes = b"") -> None:
         self._sink = self._early_size = None
+        if unread:
+            self._early.append(unread)
         self.pause_reading()
 
     def write(self, data: bytes) -> None:

@@ -22,6 +22,7 @@ class RememberingChannel:
         self.is_writing_paused = False
         self.sink: ChannelSink | None = None
         self.attached_count = 0
+        self.unread = b""
         self._changed = asyncio.Event()
 
     def attach(self, sink: ChannelSink) -> None:
@@ -29,8 +30,9 @@ class RememberingChannel:
         self.attached_count += 1
         self._changed.set()
 
-    def detach(self) -> None:
+    def detach(self, unread: bytes = b"") -> None:
         self.sink = None
+        self.unread += unread
         self._changed.set()
 
     def write(self, data: bytes) -> None:

@@ -145,6 +145,21 @@ def test_first_login_clones_with_progress_on_a_terminal_and_the_next_one_does_no
     assert cloning.until_row("SELECT success FROM auth_logs WHERE action = 'workspace_sync_clone'")["success"]
 
 
+def test_ctrl_c_leaves_a_first_login_and_the_clone_goes_on(cloning: InstalledGateway, far: GitServer) -> None:
+    far.make("octo/patient", random_bytes=BIG)
+    cloning.homeport("new", "octo/patient", "--later")
+    hold(far)
+    with Terminal(cloning.ssh_command(workspace="patient")) as terminal:
+        terminal.wait("this happens once")
+        assert far.holds.wait(HOLD_SECONDS)
+        terminal.press("C-c")
+        terminal.wait("goes on without you")
+        assert terminal.wait_ended() == 130
+    far.is_holding = False
+    far.go_on.set()
+    until(lambda: json.loads(listed(cloning, "patient"))["is_cloned"], "it was cloned to its end")
+
+
 def listed(gateway: InstalledGateway, name: str) -> str:
     rows = json.loads(gateway.homeport("ls", "--json").stdout)
     return json.dumps(next(row for row in rows if row["name"] == name))
