@@ -31,6 +31,8 @@ _LIMITS: dict[str, Any] = {
     # Whoever still sends a body that is too large could not read our answer if the connection were cut at once.
     "lingering_time": 1,
     "keepalive_timeout": CONNECTION_SECONDS_MAX,
+    # A packed body is never taken (api.py). Unpacked all the same, 300 KB of it would be 300 MB of work, for anybody.
+    "auto_decompress": False,
     "access_log": None,
     "logger": logging.getLogger("homeport.http"),
 }

@@ -7,6 +7,8 @@ import contextlib
 import gc
 import json
 import os
+import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -106,6 +108,21 @@ def parse(raw: bytes) -> Reply:
 
 async def ask(address: Address, path: str, *, method: str = "GET", host: str = "localhost", more: str = "") -> Reply:
     return await exchange(address, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/api/v1/workspaces"])
+async def test_a_packed_body_is_not_unpacked(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a bomb, which would hold everybody up, nor what is no packed body, which would be a failure of ours."""
+    async with serving(FakeStatus()) as address:
+        for body in (zlib.compress(bytes(200_000_000)), b"xx"):
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: deflate\r\nContent-Length: {len(body)}"
+            )
+            before = time.process_time()
+            reply = await exchange(address, f"{head}\r\n\r\n".encode() + body)
+            assert reply.status in (401, 405)
+            assert time.process_time() - before < 0.1
+    assert caplog.records == []
 
 
 async def test_healthz_tells_status_version_uptime_and_warnings() -> None:
