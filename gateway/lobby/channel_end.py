@@ -117,10 +117,14 @@ class ChannelEnd:
         elif not self._has_terminal:
             self._received.feed(data)
         elif has_interrupt(data):
-            self.channel.write(b"^C\r\n")
-            self.on_interrupt()
+            self._interrupt()
         else:
             self._keyboard.feed(data)
+
+    def _interrupt(self) -> None:
+        if not self.channel.is_writing_paused:  # a client that reads nothing may press it without end
+            self.channel.write(b"^C\r\n")
+        self.on_interrupt()
 
     def eof_received(self) -> None:
         self._has_ended = True

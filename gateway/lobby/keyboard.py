@@ -126,8 +126,7 @@ class _Line:
         elif character == _ERASE_LINE:
             erased = list(self._characters)
         elif character == _ERASE_WORD:
-            words = self.text.rstrip()
-            erased = list(self.text[words.rfind(" ") + 1 :])
+            erased = self._last_word()
         elif not character.isprintable() or len(self._characters) >= LINE_MAX_CHARACTERS:
             return ""
         else:
@@ -135,6 +134,15 @@ class _Line:
             return "" if is_secret else character
         del self._characters[len(self._characters) - len(erased) :]
         return "" if is_secret else "\b \b" * width("".join(erased))
+
+    def _last_word(self) -> list[str]:
+        """With the spaces behind it. Looked for from the end: the line may be long, and the key be pressed often."""
+        start = len(self._characters)
+        while start and self._characters[start - 1] == " ":
+            start -= 1
+        while start and self._characters[start - 1] != " ":
+            start -= 1
+        return self._characters[start:]
 
 
 class TypingPerson:

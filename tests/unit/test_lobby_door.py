@@ -222,6 +222,19 @@ async def test_control_c_undoes_and_has_the_status_of_an_interrupted_program(hou
     assert (channel.status, slow.undone, channel.output) == (130, True, b"^C\r\n^C\r\n")
 
 
+async def test_control_c_is_not_shown_to_a_client_that_does_not_read(house: House, odd: Callable[..., None]):
+    """It may press it a million times, and nothing of it may pile up here."""
+    slow = Slow()
+    odd(slow)
+    task, channel = house.begin(lobby_request(b"odd", term="xterm"))
+    await slow.began.wait()
+    channel.is_writing_paused = True
+    for _ in range(10):
+        channel.type(b"\x03")
+    await task
+    assert (channel.status, slow.undone, channel.output) == (130, True, b"")
+
+
 async def test_a_signal_interrupts_and_a_control_c_in_a_pipe_is_data(house: House, odd: Callable[..., None]):
     slow = Slow()
     odd(slow)

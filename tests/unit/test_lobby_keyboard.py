@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -65,6 +66,15 @@ async def test_typing_ahead_has_a_bound():
     keyboard.feed(b"x" * TYPED_MAX_BYTES + b"never kept")
     keyboard.end()
     assert "never" not in (await keyboard.read_line() or "")
+
+
+async def test_erasing_words_of_a_long_line_holds_nobody_up():
+    """All that may be typed ahead: a line of many words, then a word and Ctrl-W again and again."""
+    keyboard = Keyboard(Bytes())
+    keyboard.feed(b"a " * 8000 + b"x\x17" * 20_000 + b"\r")
+    before = time.process_time()
+    assert len(await keyboard.read_line() or "") == 16_000
+    assert time.process_time() - before < 1  # a tenth of it; it was seconds
 
 
 async def test_a_file_ends_with_control_d_on_a_line_of_its_own():
