@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from gateway.errors import UsageWrong
+from gateway.lobby.text import clean
 
 if TYPE_CHECKING:
     from gateway.lobby.context import LobbyContext
@@ -58,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     color = False  # Python 3.14 colours help by itself; ours is read over ssh and by machines, too
 
     def error(self, message: str) -> NoReturn:
-        raise UsageWrong(f"{message}\n{self.format_usage().rstrip()}\nlearn more with: {self.prog} --help")
+        raise UsageWrong(f"{clean(message)}\n{self.format_usage().rstrip()}\nlearn more with: {self.prog} --help")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise UsageWrong(message or f"the command ended early with status {status}")

@@ -10,6 +10,7 @@ from gateway.events import Event
 from gateway.lobby.command import EXIT_OK, EXIT_REFUSED, HelpAsked
 from gateway.lobby.context import LobbyContext
 from gateway.lobby.table import Offer, find_command
+from gateway.lobby.text import clean
 from gateway.log import log_event, log_failure
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ async def run_command(lobby: LobbyContext, argv: list[str], *, on_host: bool) ->
         name = command.name
         run = command.run or _refuse_host_command
         args = command.parse(words, prog=lobby.prog, columns=lobby.columns)
+        _refuse_odd_words(command, words, args)
         if not on_host:
             _refuse_files(lobby, command, args)
         status = await run(lobby, args)
@@ -76,6 +78,14 @@ def _offer(principal: Principal | None, *, on_host: bool) -> Offer:
     if on_host:
         return Offer.HOST
     return Offer.OWNER if principal is None or principal.is_owner else Offer.SCOPED
+
+
+def _refuse_odd_words(command: Command, words: list[str], args: Namespace) -> None:
+    """Bytes that are no text come from a command line on the host; a file may be named so, and nothing else."""
+    files = tuple(name for name in (command.stdin_from(args), command.stdout_to(args)) if name)
+    for word in words:
+        if any("\ud800" <= letter <= "\udfff" for letter in word) and not (files and word.endswith(files)):
+            raise UsageWrong(f"{clean(word, length_max=60)!r} is not UTF-8")
 
 
 def _refuse_files(lobby: LobbyContext, command: Command, args: Namespace) -> None:

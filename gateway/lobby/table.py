@@ -62,7 +62,8 @@ def find_command(argv: list[str], *, prog: str = "homeport", who: Offer = Offer.
     if not argv or (argv[0] in _ASKING_FOR_HELP and len(argv) == 1):
         raise HelpAsked(overview(prog=prog, who=who))
     if argv[0] == "help":
-        return find_command([*argv[1:], "--help"], prog=prog, who=who)
+        asked = [word for word in argv if word not in _ASKING_FOR_HELP]
+        return find_command([*asked, "--help"], prog=prog, who=who)
     for word_count in (2, 1):
         command = _BY_NAME.get(" ".join(argv[:word_count]))
         if command is not None:

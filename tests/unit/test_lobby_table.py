@@ -50,6 +50,32 @@ def test_abbreviated_options_are_refused():
         find_command(["sessions"])[0].parse(["--al"])
 
 
+def test_what_was_typed_reaches_no_terminal_as_it_is():
+    with pytest.raises(UsageWrong) as wrong:
+        find_command(["ls"])[0].parse(["\x1b]0;title\x07", "\u202e"])
+    assert wrong.value.user_message.startswith("unrecognized arguments: \N{REPLACEMENT CHARACTER}]0;title")
+    assert "\u202e" not in wrong.value.user_message
+
+
+@pytest.mark.parametrize("words", [["status", "\udcff"], ["log", "--workspace=\udcff"], ["keys", "rm", "\udcff"]])
+async def test_a_word_that_is_no_text_is_not_understood(words: list[str]):
+    """As a command line in Latin-1 has it."""
+    lobby = FakeLobby()
+    assert await lobby(*words) == 2
+    assert "is not UTF-8" in lobby.stderr.text
+
+
+async def test_a_file_may_have_a_name_that_is_no_text():
+    lobby = FakeLobby()
+    assert await lobby("keys", "add", "\udcff.pub", stdin=b"") != 2
+
+
+def test_help_of_help_however_often_is_the_overview():
+    with pytest.raises(HelpAsked) as asked:
+        find_command(["help"] * 3000)
+    assert "commands:" in asked.value.text
+
+
 def test_two_words_name_a_command_and_the_rest_are_its_arguments():
     command, words = find_command(["keys", "add", "a.pub", "--name", "ana"])
     assert (command.name, words) == ("keys add", ["a.pub", "--name", "ana"])
