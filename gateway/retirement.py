@@ -15,7 +15,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.events import Event
-from gateway.interfaces import AccessKey
+from gateway.interfaces import AccessKey, Principal
 from gateway.log import log_failure, log_warning
 from gateway.sessions.handover import Handover
 from gateway.sessions.sessions import Sessions
@@ -30,7 +30,10 @@ class Connections(Protocol):
     @property
     def connection_count(self) -> int: ...
     @property
-    def fingerprints(self) -> Collection[str]: ...
+    def principals(self) -> Collection[Principal]:
+        """Who is logged in."""
+        ...
+
     def disconnect_key(self, fingerprint: str) -> int: ...
 
 
@@ -72,7 +75,7 @@ class Retirement:
             if time.monotonic() > deadline:
                 log_warning(Event.GATEWAY_WARNED, reason="replaced, and still in use after reload_drain_seconds")
                 return
-            await self._close_removed_keys()
+            await self._close_changed_keys()
             self._look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -84,13 +87,15 @@ class Retirement:
         has_terminals = any(live.terminal is not None for live in self._sessions.live())
         return bool(self._connections.connection_count or self._commands_running() or has_terminals)
 
-    async def _close_removed_keys(self) -> None:
-        """Another process removed a key, and cannot reach the connections it has here."""
+    async def _close_changed_keys(self) -> None:
+        """Another process removed a key, or a workspace in its scope has another name, and cannot reach the connections
+        it has here: their scope is as it was at the login, and the old name may be another workspace's by now."""
         try:
             if await self._store.changed_elsewhere() or not self._knows_keys:
                 self._knows_keys = False  # until all of this is done
-                known = {key.fingerprint for key in await self._store.list_keys()}
-                for fingerprint in set(self._connections.fingerprints) - known:
+                known = {(key.id, key.workspaces) for key in await self._store.list_keys()}
+                logged_in = self._connections.principals
+                for fingerprint in {who.fingerprint for who in logged_in if (who.key_id, who.workspaces) not in known}:
                     self._connections.disconnect_key(fingerprint)
                 self._knows_keys = True
         except GatewayError:

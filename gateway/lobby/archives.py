@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from gateway.errors import CommandRefused, UsageWrong
@@ -13,8 +14,9 @@ from gateway.lobby.workspaces import visible, workspace_named
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import AsyncIterator
 
-    from gateway.interfaces import Workspace
+    from gateway.interfaces import AccessKey, Workspace
     from gateway.lobby.command import Parser
     from gateway.lobby.context import LobbyContext
     from gateway.lobby.services import Unsaved
@@ -80,7 +82,8 @@ async def _purge(lobby: LobbyContext, args: Namespace) -> int:
         unsaved = await lobby.services.archives.unsaved(workspace)
         refuse(unsaved)
         await _ask_for_name(lobby, workspace, unsaved)
-    session_count = await lobby.services.archives.purge(workspace, refuse=refuse)
+    async with _scopes_kept(lobby, workspace):
+        session_count = await lobby.services.archives.purge(workspace, refuse=refuse)
     await lobby.journal(
         JournalAction.WORKSPACE_DELETED,
         workspace=workspace.name,
@@ -94,6 +97,26 @@ async def _purge(lobby: LobbyContext, args: Namespace) -> int:
     else:
         await lobby.print(f"{workspace.name} is deleted for good, and its name is free")
     return EXIT_OK
+
+
+@contextlib.asynccontextmanager
+async def _scopes_kept(lobby: LobbyContext, workspace: Workspace) -> AsyncIterator[None]:
+    """Close what is open with keys that lose the workspace from their scope in the block, however it ends: connections
+    have the scope of their login, and the name may be another workspace's at once."""
+    holders = {key.id for key in await _keys_into(lobby, workspace)}
+    try:
+        yield
+    finally:
+        holders -= {key.id for key in await _keys_into(lobby, workspace)}
+        for key in await lobby.services.store.list_keys() if holders else []:
+            if key.id in holders:
+                lobby.services.disconnect(key.fingerprint)
+
+
+async def _keys_into(lobby: LobbyContext, workspace: Workspace) -> list[AccessKey]:
+    """Those whose scope names it."""
+    keys = await lobby.services.store.list_keys()
+    return [key for key in keys if key.workspaces is not None and workspace.name in key.workspaces]
 
 
 async def _ask_for_name(lobby: LobbyContext, workspace: Workspace, unsaved: Unsaved) -> None:

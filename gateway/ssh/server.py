@@ -17,7 +17,7 @@ from gateway.errors import StartRefused
 from gateway.events import Event
 from gateway.forwarding.agents import AgentForwarder
 from gateway.forwarding.displays import Carry, Display, DisplayRequest
-from gateway.interfaces import AccessKey, SessionRequest
+from gateway.interfaces import AccessKey, Principal, SessionRequest
 from gateway.listening import close_without_loss
 from gateway.log import log_event
 from gateway.sessions.session import Channel
@@ -93,10 +93,10 @@ class SshServer:
         return [sock.dup() for listener in self._listeners for sock in listener.sockets]
 
     @property
-    def fingerprints(self) -> set[str]:
-        """Of the keys that are logged in."""
+    def principals(self) -> set[Principal]:
+        """Who is logged in, as at the login."""
         principals = (connection.login.principal for connection in self._connections)
-        return {principal.fingerprint for principal in principals if principal is not None}
+        return {principal for principal in principals if principal is not None}
 
     async def bind(self, inherited: Sequence[socket.socket] = ()) -> None:
         """Have the address, and accept nothing yet. `inherited`: listening sockets of systemd, or of the gateway that

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from gateway.errors import CommandRefused, GatewayError, KeeperGone, KeeperRefused, NameTaken, UsageWrong
+from gateway.errors import CommandRefused, GatewayError, KeeperGone, KeeperRefused, NameRefused, NameTaken, UsageWrong
 from gateway.events import Event
 from gateway.ids import new_id
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
@@ -32,7 +32,7 @@ from gateway.workspace_name import (
 )
 from gateway.workspaces.declared import DeclaredClones
 from gateway.workspaces.git import FIRST_BRANCH
-from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted
+from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted, uninterrupted
 from gateway.workspaces.progress import GitProgress
 from gateway.workspaces.removal import remove_for_good
 from gateway.workspaces.renamed import GithubRepositories, RepositoryNames, follow_in_tree
@@ -229,16 +229,21 @@ class WorkspaceYard:
         CommandRefused while programs run in it: their paths have the old name."""
         parsed = parse_workspace_name(name)
         await self._refuse_running(workspace)
-        fingerprints = await self._rows.rename_workspace(workspace.id, parsed.display)
         try:
+            fingerprints = await self._rows.rename_workspace(workspace.id, parsed.display)
             # A login by the old name may have been under way; by the new one nobody knows it yet.
             await self._refuse_running(workspace)
-        except CommandRefused:
-            await self._rows.rename_workspace(workspace.id, workspace.name)
+            await self._end_keeper(workspace.id)  # idle; its walls were built around the old name
+        except (NameRefused, NameTaken):
             raise
-        await self._end_keeper(workspace.id)  # idle; its walls were built around the old name
+        except BaseException:  # cancelled as well: half a rename leaves keys that may enter by a name nobody has
+            await uninterrupted(self._named_again(workspace))
+            raise
         log_event(Event.WORKSPACE_RENAMED, workspace=parsed.slug, before=workspace.name)
         return replace(workspace, name=parsed.slug), fingerprints
+
+    async def _named_again(self, workspace: Workspace) -> None:
+        await self._rows.rename_workspace(workspace.id, workspace.name)
 
     async def _refuse_running(self, workspace: Workspace) -> None:
         for keeper in self._keepers_of(workspace.id):

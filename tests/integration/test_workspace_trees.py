@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import CommandRefused, GitFailed
+from gateway.errors import CommandRefused, GitFailed, KeeperRefused
 from gateway.github.values import GithubRepository
 from gateway.interfaces import Workspace
 from gateway.tree_status import Synced
@@ -242,6 +242,29 @@ async def test_a_workspace_is_not_renamed_under_its_programs(rig: Rig, app: Work
     with pytest.raises(CommandRefused, match='a program runs in "app"'):
         await rig.yard.rename(app, "better")
     assert (rig.rows.rows[0].name, len(rig.keepers.running())) == ("app", 1)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_a_rename_that_does_not_come_to_its_end_is_undone(
+    rig: Rig, app: Workspace, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+):
+    """Or the keys' scopes would have changed, and nobody would close what is open with the old ones."""
+    ending = asyncio.Event()
+
+    async def end_keeper(workspace_id: str) -> None:
+        ending.set()
+        if is_cancelled:
+            await asyncio.Event().wait()
+        raise KeeperRefused("the keeper of a workspace did not end")
+
+    monkeypatch.setattr(rig.yard, "_end_keeper", end_keeper)
+    task = asyncio.create_task(rig.yard.rename(app, "better"))
+    await ending.wait()
+    if is_cancelled:
+        task.cancel()
+    with pytest.raises((KeeperRefused, asyncio.CancelledError)):
+        await task
+    assert rig.rows.rows[0].name == "app"
 
 
 # ------------------------------------------------------------------------------- a repository with another name

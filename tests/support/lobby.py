@@ -329,6 +329,7 @@ class FakeLobby:
     github: GithubDesk | None = None  # tests/support/github_account.py has one over a fake GitHub
     stdout: Bytes = field(default_factory=Bytes)
     stderr: Bytes = field(default_factory=Bytes)
+    disconnected: list[str] = field(default_factory=list)  # fingerprints
 
     async def reload(self, say: Callable[[str], Awaitable[None]]) -> None:
         await say("replaced by process 4711")
@@ -355,13 +356,17 @@ class FakeLobby:
             backup=backup,
             stop=stop,
             reload=self.reload,
-            disconnect=lambda fingerprint: self.connection_count,
+            disconnect=self._disconnect,
             ends_at=lambda: self.ends_at,
             shells=lambda: self.shells,
             way_in=way_in,
             own_name=own_name,
             github=self._github,
         )
+
+    def _disconnect(self, fingerprint: str) -> int:
+        self.disconnected.append(fingerprint)
+        return self.connection_count
 
     def _github(self) -> GithubDesk:
         assert self.github is not None, "give the lobby a GitHub account first"

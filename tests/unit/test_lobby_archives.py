@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 
+from gateway.errors import CommandRefused
+from gateway.interfaces import AccessKey, Workspace
 from tests.support.fake_archives import Answering, FakeArchived, FakeUnsaved
 from tests.support.lobby import FakeLobby, FakeStore, session, workspace
 
@@ -69,6 +74,27 @@ async def test_purge_asks_for_the_name_and_says_what_goes(lobby: FakeLobby):
     assert lobby.archives.done == [("purge", "my-app")]
     action, details = lobby.store.journal[0]
     assert (action, details["how"], details["session_count"]) == ("workspace_deleted", "purged", 3)
+
+
+@pytest.mark.parametrize("failure", [None, asyncio.CancelledError(), CommandRefused("it is not clean")])
+async def test_connections_of_keys_that_lose_the_workspace_are_closed(
+    lobby: FakeLobby, monkeypatch: pytest.MonkeyPatch, failure: BaseException | None
+):
+    """They have the scope of their login, and the next workspace of that name is another one."""
+    ci, other = (AccessKey(id, id, f"SHA256:{id}", "", workspaces=frozenset({id})) for id in ("my-app", "old"))
+    lobby.store.keys = [ci, other]
+
+    async def purge(workspace: Workspace, *, refuse: object) -> int:
+        if not isinstance(failure, CommandRefused):
+            lobby.store.keys = [replace(ci, workspaces=frozenset()), other]
+        if failure is not None:
+            raise failure
+        return 0
+
+    monkeypatch.setattr(lobby.archives, "purge", purge)
+    with contextlib.suppress(asyncio.CancelledError):
+        await lobby("rm", "my-app", "--purge", "--yes")
+    assert lobby.disconnected == ([] if isinstance(failure, CommandRefused) else ["SHA256:my-app"])
 
 
 async def test_purge_of_another_name_deletes_nothing(lobby: FakeLobby):

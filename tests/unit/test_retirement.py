@@ -6,8 +6,10 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from gateway.errors import StoreUnavailable
-from gateway.interfaces import AccessKey
+from gateway.interfaces import AccessKey, Principal
 from gateway.retirement import Retirement
 from gateway.sessions.handover import Handover
 from gateway.sessions.sessions import Sessions
@@ -16,9 +18,11 @@ DEADLINE_SECONDS = 5
 
 
 class Keys:
-    """The database, of which another process has removed all keys. Somebody else has asked for changes already."""
+    """The database, in which another process has changed the keys: by default all are removed. Somebody else has asked
+    for changes already."""
 
-    def __init__(self, *, failures: int = 0) -> None:
+    def __init__(self, *left: AccessKey, failures: int = 0) -> None:
+        self._left = list(left)
         self._failures = failures
 
     async def changed_elsewhere(self) -> bool:
@@ -28,22 +32,27 @@ class Keys:
         if self._failures:
             self._failures -= 1
             raise StoreUnavailable("the database is locked by another program")
-        return []
+        return self._left
 
 
 class OneConnection:
-    """Of a key that was removed. Once it has ended, nothing is left to serve."""
+    """Of a key for one workspace. Once it has ended, nothing is left to serve."""
 
     def __init__(self) -> None:
-        self.fingerprints = {"SHA256:removed"}
+        self.principals = {Principal("k1", "ci", "SHA256:ci", workspaces=frozenset({"my-app"}))}
 
     @property
     def connection_count(self) -> int:
-        return len(self.fingerprints)
+        return len(self.principals)
 
     def disconnect_key(self, fingerprint: str) -> int:
-        self.fingerprints.remove(fingerprint)
+        assert [who.fingerprint for who in self.principals] == [fingerprint]
+        self.principals.clear()
         return 1
+
+
+def key(identifier: str, *workspaces: str) -> AccessKey:
+    return AccessKey(identifier, "ci", "SHA256:ci", "ssh-ed25519 AAAA", workspaces=frozenset(workspaces))
 
 
 async def retire(keys: Keys, connections: OneConnection) -> None:
@@ -68,10 +77,18 @@ async def retire(keys: Keys, connections: OneConnection) -> None:
 async def test_a_key_that_was_removed_loses_its_connections_whoever_heard_of_the_change_first() -> None:
     connections = OneConnection()
     await retire(Keys(), connections)
-    assert not connections.fingerprints
+    assert not connections.principals
 
 
 async def test_a_database_that_does_not_answer_once_is_asked_again() -> None:
     connections = OneConnection()
     await retire(Keys(failures=2), connections)
-    assert not connections.fingerprints
+    assert not connections.principals
+
+
+@pytest.mark.parametrize("changed", [key("k1", "better"), key("k1"), key("k2", "my-app")])
+async def test_a_key_with_another_scope_loses_its_connections(changed: AccessKey) -> None:
+    """Its workspace was renamed or purged, or it was removed and let in again: the name may be another workspace's."""
+    connections = OneConnection()
+    await retire(Keys(changed), connections)
+    assert not connections.principals
