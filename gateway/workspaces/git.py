@@ -3,6 +3,7 @@ fsmonitor), so it must find nothing there but the workspace itself."""
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import re
 from collections import deque
@@ -18,6 +19,10 @@ PROTOCOLS_WITH_HTTP = "https:ssh:http"  # where the GitHub that is configured is
 OUTPUT_MAX_BYTES = 64 * 1024
 READ_BYTES = 32 * 1024
 LAST_LINES_KEPT = 12
+# A clone with progress says some 50 KiB. What a tree's own filter or hook says beyond is taken slowly, or `status` of a
+# tree whose filter never stops would hold up everybody: a piece takes milliseconds to make harmless.
+SAID_FREELY_BYTES = 512 * 1024
+SAID_PAUSE_SECONDS = 1.0
 FIRST_BRANCH = "main"
 # A server that prepares a large pack sends five bytes in five seconds (git-config(1), uploadpack.keepAlive), and no
 # more where no progress is asked for: what is slower for so long is dead.
@@ -120,8 +125,12 @@ class _Said:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._unfinished = ""
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
+        self._byte_count = 0
 
     async def take(self, piece: bytes) -> None:
+        self._byte_count += len(piece)
+        if self._byte_count > SAID_FREELY_BYTES:
+            await asyncio.sleep(SAID_PAUSE_SECONDS)
         text = "".join(
             letter if letter.isprintable() or letter in "\r\n" else "\N{REPLACEMENT CHARACTER}"
             for letter in self._decoder.decode(piece)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,9 @@ from gateway.errors import CommandRefused, GitFailed, KeeperRefused
 from gateway.github.values import GithubRepository
 from gateway.interfaces import Workspace
 from gateway.tree_status import Synced
+from gateway.workspaces import git as workspaces_git
 from gateway.workspaces import renamed, trees
+from gateway.workspaces.git import READ_BYTES, SAID_FREELY_BYTES, SAID_PAUSE_SECONDS
 from tests.support.git_server import GitServer, git_server
 from tests.support.yard import Rig, git, opened_rig
 
@@ -107,6 +111,24 @@ async def test_looking_runs_none_of_the_trees_programs_that_it_need_not(rig: Rig
     assert not mark.exists()
     git(app.tree, "status")
     assert mark.exists()  # the trap works
+
+
+async def test_a_filter_that_talks_without_end_is_listened_to_slowly(
+    rig: Rig, app: Workspace, monkeypatch: pytest.MonkeyPatch
+):
+    """Or one workspace's program would have the gateway work for nobody else."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(workspaces_git, "asyncio", SimpleNamespace(sleep=pause))
+    git(app.tree, "config", "filter.loud.clean", f"head -c {2 * SAID_FREELY_BYTES} /dev/zero | tr '\\0' '\\n' >&2; cat")
+    (app.tree / ".git/info/attributes").write_text("* filter=loud\n")
+    os.utime(app.tree / "README", (1, 1))  # git has to look into it again
+    assert (await rig.yard.status(app)).is_clean
+    assert len(pauses) >= SAID_FREELY_BYTES // READ_BYTES
+    assert set(pauses) == {SAID_PAUSE_SECONDS}
 
 
 async def test_a_folder_that_is_no_repository_any_more_is_said_to_be_none(rig: Rig, tmp_path: Path):
