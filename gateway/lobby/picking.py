@@ -57,7 +57,13 @@ async def make_new(lobby: LobbyContext, typed: str) -> tuple[int, str | None]:
         return EXIT_USAGE, None
     answer = _Kept()
     status = await run_command(replace(lobby, stdout=answer), ["new", "--json", *words], on_host=False)
-    return status, json.loads(answer.data)["name"] if status == EXIT_OK else None
+    if status != EXIT_OK:
+        return status, None
+    try:
+        return status, json.loads(answer.data)["name"]
+    except ValueError:  # its help was asked for
+        await lobby.stdout.write(answer.data)
+        return status, None
 
 
 class _Kept:

@@ -463,6 +463,14 @@ async def test_one_that_cannot_be_made_is_said_on_the_screen_that_was_there_befo
     assert b"quotes do not match" in channel.errors
 
 
+async def test_help_for_a_new_workspace_is_help(house: House):
+    async with picking(house) as (task, channel):
+        channel.type(b"n-h\r")
+        await task
+    assert (channel.status, house.served) == (0, [])
+    assert b"usage: ssh lobby@host new" in channel.output
+
+
 async def test_a_key_for_some_workspaces_sees_those_alone(house: House):
     async with picking(house, principal=SCOPED) as (task, channel):
         channel.type(b"q")
