@@ -20,6 +20,7 @@ from gateway.config import Config
 from gateway.errors import GatewayError, KeeperGone, KeeperRefused, LoginRefused, ProgramFailed, WorkspaceMissing
 from gateway.events import Event
 from gateway.interfaces import (
+    AccessKey,
     EndReason,
     Inside,
     Keeper,
@@ -62,6 +63,10 @@ LAST_WORDS_SECONDS = 0.5
 
 class SessionStore(RowStore, Protocol):
     """What this module asks of the database (gateway/store)."""
+
+    async def find_key(self, fingerprint: str) -> AccessKey | None:
+        """None: removed, or expired."""
+        ...
 
     async def find_workspace(self, login_name: str) -> Workspace | None: ...
 
@@ -359,6 +364,7 @@ class Sessions:
     async def workspace_for(self, principal: Principal, login_name: str) -> Workspace:
         """The workspace a principal asked for by login name. Raises WorkspaceMissing or LoginRefused, with words."""
         login = parse_login_name(login_name)
+        await self._refuse_old_scope(principal)
         workspace = await self._store.find_workspace(login.workspace)
         if workspace is not None and workspace.is_active and principal.may_enter(workspace.name):
             return workspace
@@ -370,6 +376,14 @@ class Sessions:
             )
         names = [known.name for known in await self._store.list_workspaces()]
         raise WorkspaceMissing(access.no_such_workspace(principal, login.workspace, names=names))
+
+    async def _refuse_old_scope(self, principal: Principal) -> None:
+        """A connection has the scope of its login, and is closed when that changes; until it is, the name of a
+        workspace that was renamed or purged may be another one's."""
+        if principal.workspaces is not None:
+            key = await self._store.find_key(principal.fingerprint)
+            if key is not None and key.workspaces != principal.workspaces:
+                raise LoginRefused("what this key may enter has changed; connect again")
 
     async def with_tree(self, workspace: Workspace) -> Workspace:
         """Wait for the clone of one that is declared only. Raises GatewayError, and then it stays so."""

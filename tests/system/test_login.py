@@ -224,3 +224,24 @@ def test_garbage_before_the_handshake_harms_nobody(strict: InstalledGateway) -> 
             except ConnectionResetError:
                 pass
     assert strict.ssh("echo fine").stdout == b"fine\n"
+
+
+def test_open_connection_does_not_lead_into_the_next_workspace_of_the_name(gateway: InstalledGateway) -> None:
+    """Its scope is that of its login; the workspace it was for is gone, and the name another one's."""
+    gateway.homeport("new", "lent")
+    guest = gateway.new_key("lent-key")
+    gateway.homeport("keys", "add", f"{guest}.pub", "--name", "lent", "--workspaces", "lent")
+    path = gateway.directory / "lent-master"
+    command = gateway.plain_ssh_command(guest, "-S", str(path), workspace="lent")
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([command[0], "-fNM", *command[1:]], check=True, timeout=20, **quiet)  # type: ignore[call-overload]
+    try:
+        gateway.homeport("rm", "lent", "--purge", "--yes")
+        gateway.homeport("new", "lent")
+        done = run([command[0], "-o", "ControlMaster=no", *command[1:], "echo inside"])
+        assert (done.returncode, done.stdout) == (255, b""), done
+        assert b'no workspace named "lent"' in done.stderr
+    finally:
+        run([command[0], "-O", "exit", *command[1:]])
+        gateway.homeport("keys", "rm", "lent")
+        gateway.homeport("rm", "lent", "--purge", "--yes", check=False)
