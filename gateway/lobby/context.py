@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import CommandRefused
-from gateway.lobby.text import table
+from gateway.lobby.text import clean, table
 from gateway.lobby.themes import theme_of
 
 if TYPE_CHECKING:
@@ -86,8 +86,10 @@ class LobbyContext:
         await self.stdout.write((text + "\n").encode(errors="backslashreplace"))
 
     async def note(self, text: str) -> None:
-        """A word to the person, beside the data: on stderr, with our name before it."""
-        await self.stderr.write(f"homeport: {text}\n".encode(errors="backslashreplace"))
+        """A word to the person, beside the data: on stderr, with our name before it. What others named (a branch, a
+        file) may be in it, so nothing that a terminal acts on passes."""
+        harmless = "\n".join(clean(line, length_max=len(line)) for line in text.split("\n"))
+        await self.stderr.write(f"homeport: {harmless}\n".encode(errors="backslashreplace"))
 
     async def journal(self, action: JournalAction, **details: object) -> None:
         """Write down what was done and by whom. Only what was done: refusals are in the log."""
@@ -96,7 +98,8 @@ class LobbyContext:
         )
 
     async def print_json(self, value: object) -> None:
-        await self.print(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
+        text = json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False)
+        await self.print(text if text.isprintable() else "".join(map(_harmless, text)))
 
     async def print_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         if not self.has_colour:
@@ -105,6 +108,12 @@ class LobbyContext:
         theme = await theme_of(self)
         # In a thread: rich takes its time, the first of it to be imported.
         await self.print(await asyncio.to_thread(_painted, headers, rows, self.columns, theme))
+
+
+def _harmless(letter: str) -> str:
+    """What json.dumps leaves as it is, and a terminal acts on: 8-bit controls, marks that reorder. Only in strings is
+    anything of the kind, where JSON has a way to write it."""
+    return letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
 
 
 def _painted(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int, theme: Theme) -> str:

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.errors import CommandRefused
 from gateway.interfaces import EndReason, SessionRow, SessionStatus
 from gateway.lobby.recordings import TERMINAL_RESET
 from gateway.lobby.services import StopBegun
 from gateway.lobby.sessions import COMMANDS as SESSION_COMMANDS
 from gateway.lobby.trees import COMMANDS as TREE_COMMANDS
 from gateway.lobby.workspaces import COMMANDS as WORKSPACE_COMMANDS
-from gateway.tree_status import Commit, TreeStatus
+from gateway.tree_status import Commit, Synced, TreeStatus
 from tests.support.lobby import NOW, FakeLobby, FakeStore, Recording, session, workspace
 
 ID_ONE = "01932b7e-8f3c-7c4e-9d31-5a1f0c8e2b77"
@@ -78,6 +79,27 @@ async def test_status_tells_branch_files_commit_and_use(lobby: FakeLobby):
     assert "\x1b" not in said
     assert "(Ada, 2 days ago)" in said
     assert re.search(r"sessions +1\n", said)
+
+
+async def test_a_refusal_with_a_name_in_it_that_others_gave_moves_no_cursor(
+    lobby: FakeLobby, monkeypatch: pytest.MonkeyPatch
+):
+    async def sync(*_: object, **__: object) -> Synced:
+        raise CommandRefused("fetched; the branch x\x9b2J\u202e has no upstream\nwrite: git push -u")
+
+    monkeypatch.setattr(lobby.yard, "sync", sync)
+    assert await lobby("sync", "my-app") == 1
+    odd = "\N{REPLACEMENT CHARACTER}"
+    assert lobby.stderr.text == f"homeport: fetched; the branch x{odd}2J{odd} has no upstream\nwrite: git push -u\n"
+
+
+async def test_json_cannot_move_a_cursor_either_and_loses_nothing(lobby: FakeLobby):
+    """A commit's subject is whoever made the repository's: 8-bit CSI, a mark that reorders, a lone surrogate."""
+    subject = 'ä "\x1b[2J\x9b2J\u202e\x7f\U000e0001\udcff'
+    lobby.yard.tree = TreeStatus("main", None, None, None, None, last_commit=Commit("abc", NOW, "ana", subject))
+    await lobby("status", "my-app", "--json", is_terminal=True)
+    assert lobby.stdout.text.replace("\n", "").isprintable()
+    assert json.loads(lobby.stdout.text)["last_commit"]["subject"] == subject
 
 
 async def test_status_json_has_the_documented_fields_also_before_the_clone(lobby: FakeLobby):
