@@ -171,6 +171,7 @@ def test_background_child_on_the_command_s_pipes_holds_the_client_no_longer_than
             assert client.wait(DEADLINE_SECONDS) == 6
 
 
+@pytest.mark.slow
 def test_background_child_that_goes_on_printing_is_listened_to(server: Server) -> None:
     """Silence is what counts, not time: a build in the background is still the command's output."""
     done = server.ssh("(i=0; while [ $i -lt 12 ]; do sleep 0.3; echo $i; i=$((i+1)); done) & exit 2")

@@ -207,6 +207,7 @@ def test_first_login_that_cannot_clone_says_one_line_and_the_next_one_tries_agai
     assert cloning.ssh("cat README", workspace="missing").stdout == b"hello\n"
 
 
+@pytest.mark.slow
 def test_gateway_that_stops_or_dies_during_a_first_login_leaves_it_declared(
     cloning: InstalledGateway, far: GitServer
 ) -> None:

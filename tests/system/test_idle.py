@@ -88,6 +88,7 @@ def test_detached_shell_at_its_prompt_ends_and_one_with_a_job_does_not(hasty: In
     assert until_ended(hasty, "worker")["end_reason"] == "killed"
 
 
+@pytest.mark.slow
 def test_silent_command_and_transfer_end_without_a_word_on_their_streams(hasty: InstalledGateway) -> None:
     silent = hasty.ssh("--", "sleep 1000")
     assert (silent.stdout, silent.stderr) == (b"", b"")

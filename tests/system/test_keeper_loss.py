@@ -64,6 +64,7 @@ def impatient() -> Iterator[InstalledGateway]:
         gateway.remove()
 
 
+@pytest.mark.slow
 def test_a_keeper_that_is_silent_at_the_start_keeps_its_sessions_for_when_it_answers(
     impatient: InstalledGateway,
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_keeper_that_is_silent_at_the_start_keeps_its_sessions_for_when_it_ans
         shell.exit()
 
 
+@pytest.mark.slow
 def test_a_keeper_that_was_silent_at_the_start_and_then_ended_leaves_no_row_that_lives(
     impatient: InstalledGateway,
 ) -> None:
@@ -99,6 +101,7 @@ def test_a_keeper_that_was_silent_at_the_start_and_then_ended_leaves_no_row_that
     assert [row["end_reason"] for row in impatient.rows("SELECT end_reason FROM sessions")] == ["lost"]
 
 
+@pytest.mark.slow
 def test_a_reload_beside_a_silent_keeper_leaves_its_sessions_with_the_old_gateway(impatient: InstalledGateway) -> None:
     with Shell(impatient, login="demo+kept") as shell:
         pid = shell.pid

@@ -373,6 +373,7 @@ def test_without_a_screen_the_picker_is_the_overview(house: InstalledGateway) ->
         terminal.wait("usage: ssh lobby@host COMMAND")
 
 
+@pytest.mark.slow
 def test_an_idle_picker_does_not_hold_up_a_stop() -> None:
     """Nobody works there; a command would have the drain's time."""
     with (

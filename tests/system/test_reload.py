@@ -161,6 +161,7 @@ def test_a_terminal_that_is_left_goes_to_the_new_one_and_back_to_its_owner(gatew
     until(lambda: alone(gateway), "the old one has ended")
 
 
+@pytest.mark.slow
 def test_a_detached_terminal_is_there_at_once_after_a_reload(gateway: InstalledGateway) -> None:
     with Shell(gateway, login="demo+night") as shell:
         pid = shell.pid
@@ -193,6 +194,7 @@ def test_a_named_session_is_given_up_by_the_old_one_to_who_asks_the_new_one(gate
     until(lambda: alone(gateway), "the old one has ended")
 
 
+@pytest.mark.slow
 def test_a_shell_whose_client_fell_silent_before_the_reload_is_had_back(gateway: InstalledGateway) -> None:
     """The laptop sleeps while the gateway is upgraded; a window that is awake keeps its own shell."""
     with Shell(gateway) as asleep:
@@ -249,6 +251,7 @@ def test_kill_of_a_workspace_says_killed_also_of_what_the_old_one_has(gateway: I
     until(lambda: alone(gateway), "the old one has ended")
 
 
+@pytest.mark.slow
 def test_the_old_one_ends_at_its_deadline_and_its_shells_go_on_in_the_new_one() -> None:
     gateway = InstalledGateway("none", session_reload_drain_seconds=0.5, session_drain_seconds=0)
     try:
@@ -267,6 +270,7 @@ def test_the_old_one_ends_at_its_deadline_and_its_shells_go_on_in_the_new_one() 
         gateway.remove()
 
 
+@pytest.mark.slow
 def test_a_removed_key_loses_its_connections_to_the_old_one(gateway: InstalledGateway) -> None:
     key = gateway.new_key("guest")
     gateway.homeport("keys", "add", str(key.with_suffix(".pub")), "--name", "guest")
@@ -331,6 +335,7 @@ def test_a_database_upgrade_that_the_old_version_cannot_live_with_is_refused(own
 
 
 @pytest.mark.parametrize("number", range(3))
+@pytest.mark.slow
 def test_a_new_one_that_is_killed_as_it_starts_leaves_the_old_one_serving(own: InstalledGateway, number: int) -> None:
     """At a moment left to chance: before it is ready, or when it has been told to go."""
     with Shell(own, login="demo+waits") as shell:
@@ -357,6 +362,7 @@ def test_a_new_one_that_is_killed_as_it_starts_leaves_the_old_one_serving(own: I
     own.reload()
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_new_one_leaves_the_old_ones_clients_alone(own: InstalledGateway) -> None:
     """And the next start finds what the crash left, while the old one still has its own."""
     with Shell(own) as attached, Shell(own, login="demo+waits") as waiting:

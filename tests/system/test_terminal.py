@@ -167,6 +167,7 @@ def test_window_that_closes_hangs_a_shell_of_its_own_up(gateway: InstalledGatewa
     until(lambda: not gateway.programs("sleep 302"), "its job ended with it")
 
 
+@pytest.mark.slow
 def test_program_that_minds_no_hang_up_goes_on_as_paused_until_it_is_killed(gateway: InstalledGateway) -> None:
     with Terminal(gateway.ssh_command("-t", "--", "nohup sleep 303")) as terminal:
         until(lambda: gateway.programs("sleep 303"), "sleep runs")

@@ -122,6 +122,7 @@ async def test_the_fifth_migration_copies_every_session(filled: Path) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 async def test_a_gateway_of_the_previous_version_works_on_while_the_fifth_migration_is_applied(filled: Path) -> None:
     """What it has prepared is prepared again, what it writes meanwhile waits its turn, and nothing of it is lost."""
     await upgrade(filled, SECOND, THIRD, FOURTH)
