@@ -159,6 +159,7 @@ def test_background_child_with_streams_of_its_own_does_not_hold_the_client(serve
         assert server.ssh(f"kill -0 {pid}").returncode == 0, "it outlived its connection"
 
 
+@pytest.mark.slow
 def test_background_child_on_the_command_s_pipes_holds_the_client_no_longer_than_the_linger(server: Server) -> None:
     with lasting(server, "sleep 300 & echo $!; exit 6") as (client, pid):
         if is_different(server, "linger"):

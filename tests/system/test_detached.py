@@ -230,6 +230,7 @@ def forwarding(request: pytest.FixtureRequest) -> Iterator[InstalledGateway]:
     )
 
 
+@pytest.mark.slow
 def test_display_of_the_new_client_is_where_the_old_shell_looks_for_it(
     forwarding: InstalledGateway, tmp_path: Path
 ) -> None:

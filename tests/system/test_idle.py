@@ -53,6 +53,7 @@ def test_person_at_an_idle_shell_is_warned_and_a_key_keeps_it(hasty: InstalledGa
         until_ended(hasty, "kept")
 
 
+@pytest.mark.slow
 def test_shell_with_a_job_is_not_idle_and_its_end_counts_as_use(hasty: InstalledGateway) -> None:
     with Shell(hasty, login="demo+busy") as busy:
         busy.enter("cat")

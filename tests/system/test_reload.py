@@ -405,6 +405,7 @@ def test_stop_ends_those_that_were_replaced_as_well(own: InstalledGateway) -> No
     assert own.process.wait(STOP_SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_without_a_service_manager_the_first_process_lasts_as_long_as_the_service(own: InstalledGateway) -> None:
     """A container or a terminal knows only the process it started."""
     own.terminate()

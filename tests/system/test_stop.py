@@ -73,6 +73,7 @@ def test_program_that_ended_while_no_gateway_ran_has_its_true_exit_code(gateway:
     assert "over" in gateway.homeport("rec", "export", str(row["id"])).stdout.decode()
 
 
+@pytest.mark.slow
 def test_draining_gateway_takes_no_connection_and_a_second_sigterm_ends_it_at_once() -> None:
     with contextmanager(running)(InstalledGateway("none", session_drain_seconds=120)) as gateway:
         command = gateway.ssh_command("echo up; exec cat")

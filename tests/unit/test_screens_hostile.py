@@ -155,6 +155,7 @@ def accents(rows: int) -> bytes:
 
 
 @pytest.mark.parametrize("is_alternate", [False, True])
+@pytest.mark.slow
 def test_a_history_of_accents_is_given_up_before_it_is_copied(is_alternate: bool) -> None:
     screen = Screen(80, 24, history_lines=1000)
     screen.feed(accents(1200) + b"\r\nthe newest line" + (b"\x1b[?1049hthe other screen" if is_alternate else b""))

@@ -367,6 +367,7 @@ async def test_killed_during_a_painting_the_client_gets_lines_at_once_and_the_ne
     await recorder.close(is_final=True)
 
 
+@pytest.mark.slow
 async def test_being_killed_from_outside_is_held_against_no_session(
     recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +384,7 @@ async def test_being_killed_from_outside_is_held_against_no_session(
     await recorder.close(is_final=True)
 
 
+@pytest.mark.slow
 async def test_stopped_it_is_replaced(
     recordings: FileRecordings, service: ScreenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +448,7 @@ worker.main()
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
+@pytest.mark.slow
 async def test_a_session_that_crashes_the_process_twice_is_not_shown_to_it_again(
     recordings: FileRecordings, monkeypatch: pytest.MonkeyPatch, poison: bytes,
     logged: list[tuple[Event, dict[str, object]]],
