@@ -43,13 +43,27 @@ def quietly(change: Callable[[ArchiveRig, bytes], object]) -> Callable[[ArchiveR
     return tried
 
 
+def opened(rig: ArchiveRig, name: bytes, flags: int = 0) -> int:
+    # Not blocking: a fifo that is there already has nobody who reads it.
+    return os.open(path(rig, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | flags)
+
+
 def write(content: bytes) -> Callable[[ArchiveRig, bytes], None]:
-    return quietly(lambda rig, name: Path(os.fsdecode(path(rig, name))).write_bytes(content))
+    def make(rig: ArchiveRig, name: bytes) -> None:
+        with open(opened(rig, name), "wb") as file:
+            file.write(content)
+
+    return quietly(make)
+
+
+def fifo(rig: ArchiveRig, name: bytes) -> None:
+    if not name.endswith(b".gitignore"):  # git itself would wait for somebody who writes it
+        os.mkfifo(path(rig, name))
 
 
 def hole(size: int) -> Callable[[ArchiveRig, bytes], None]:
     def make(rig: ArchiveRig, name: bytes) -> None:
-        fd = os.open(path(rig, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        fd = opened(rig, name, os.O_NOFOLLOW)
         os.lseek(fd, size, os.SEEK_SET)
         os.write(fd, b"end")
         os.close(fd)
@@ -72,7 +86,7 @@ FILES = st.builds(
         st.integers(5000, 300_000).map(hole),
         st.integers(0, 0o7777).map(mode),
         TARGETS.map(linked),
-        st.just(quietly(lambda rig, name: os.mkfifo(path(rig, name)))),
+        st.just(quietly(fifo)),
         st.just(quietly(lambda rig, name: os.link(path(rig, b"README"), path(rig, name)))),
         st.just(quietly(lambda rig, name: os.unlink(path(rig, name)))),
         st.just(quietly(lambda rig, name: os.setxattr(path(rig, name), "user.x", b"\0\xff"))),
