@@ -73,6 +73,7 @@ class Interrupted:
         self._fed = 0
         self._is_stopped = False
         self._script: psutil.Process | None = None
+        self._server: psutil.Process | None = None
         self._read_bytes = 0  # of what it read, so much has its reason
 
     def __enter__(self) -> Self:
@@ -174,9 +175,15 @@ class Interrupted:
         what = self._where(maker, "came back")
         self.expect_picture(maker, self.window, what)
         # What is on the screen was painted: the program did not help.
-        assert self._printed.stat().st_size == printed, f"{what}: the program drew its screen anew"
+        anew = self._printed.read_bytes()[printed:]
+        assert not anew, f"{what}: the program drew its screen anew: {anew[:400]!r}; {self._approximated()}"
         self._expect_read(b"")
         self.expect_same_session()
+
+    def _approximated(self) -> list[object]:
+        """The times at which a client had to do without its screen."""
+        events = self.gateway.log.events
+        return [event for event in events if event["event"] in ("screen.approximated", "screens.failed")]
 
     def come_back_to(self, maker: Terminals, size: Size) -> None:
         """A fresh client whose window has another size, to which the program draws itself."""
@@ -303,9 +310,18 @@ class Interrupted:
     def _has_printed_last(self, pattern: bytes) -> bool:
         return not pattern or re.search(pattern, self._printed.read_bytes()[-200:]) is not None
 
+    def _served_by(self) -> list[psutil.Process]:
+        """The server that the program is a client of, and what runs in there."""
+        if not self.program.server:
+            return []
+        if self._server is None or not self._server.is_running():
+            ours = (psutil.Process(pid) for pid, _ in self.gateway.processes())
+            self._server = next((process for process in ours if process.name() == self.program.server), None)
+        return [] if self._server is None else [self._server, *self._server.children(recursive=True)]
+
     def _processes(self, name: str = "") -> list[psutil.Process]:
         assert self._script is not None
-        found = [self._script, *self._script.children(recursive=True)]
+        found = [self._script, *self._script.children(recursive=True), *self._served_by()]
         return [process for process in found if not name or process.name() == name]
 
     def _until_printed(self, pattern: bytes, what: str) -> None:

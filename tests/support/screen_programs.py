@@ -28,6 +28,7 @@ class Program:
     left: bytes = rb"kept\x1b\[0m \$ \Z"  # a pattern: the last thing that it prints then
     ends_with: bytes = b""  # a pattern: the last thing that a step prints, if it pauses in between
     end: str = ""  # run in the workspace at the end: what outlives the session
+    server: str = ""  # a process of this name, not a child, prints for it
     is_stopped: str = ""  # it moves by itself: SIGSTOP to the processes of this name, while it is compared
 
 
@@ -77,7 +78,7 @@ PROGRAMS = (
             b"\x02%" + _COLOURED_LINES + b"\r\x02\"ls --color=always /usr/bin\r",
             b"\x02;" + _COLOURED_LINES + b"\r\x02[\x1b[5~\x1b[5~",
         ),
-        begun=rb"inner \$", end="tmux -L kept kill-server",
+        begun=rb"inner \$", end="tmux -L kept kill-server", server="tmux: server",
     ),
     Program("progress", "exec python3 ~/kept/progress.py", (b"\r",) * 3, begin=b"\r", begun=rb"0 is over\r\n",
             ends_with=rb"is over\r\n\Z"),
