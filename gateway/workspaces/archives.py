@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from gateway.errors import CommandRefused, GatewayError, KeeperGone
+from gateway.errors import CommandRefused, GatewayError, KeeperGone, WorkspaceMissing
 from gateway.events import Event
 from gateway.interfaces import Keeper, Keepers, Launcher, Workspace
 from gateway.log import log_event, log_warning
@@ -40,12 +40,15 @@ PROGRAMS_GONE_SECONDS = 2.0
 PROGRAMS_LOOK_SECONDS = 0.05
 
 Say = Callable[[str], Awaitable[None]]
+Refuse = Callable[[Unsaved], None]
 
 
 class ArchiveRows(Protocol):
     """What this module asks of the database (gateway/store)."""
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
+
+    async def workspace(self, workspace_id: str) -> Workspace | None: ...
 
     async def close_workspace(self, workspace_id: str) -> None:
         """No more logins."""
@@ -99,9 +102,15 @@ class WorkspaceArchives:
 
     # --------------------------------------------------------------------------------------------- archive
 
-    async def archive(self, workspace: Workspace, *, say: Say) -> Archived:
-        """Raises CommandRefused: programs run, something cannot be read, no room. Then nothing has changed."""
+    async def archive(self, workspace: Workspace, *, say: Say, refuse: Refuse | None = None) -> Archived:
+        """Raises CommandRefused: programs run, something cannot be read, no room. Then nothing has changed.
+
+        `refuse` may raise too; it is asked once nobody can change anything any more.
+        """
         with self._alone(workspace):
+            workspace = await self._current(workspace)
+            if not workspace.is_active:
+                raise CommandRefused(f'"{workspace.name}" is archived already')
             if not workspace.is_cloned:  # its first login may be cloning it just now
                 raise CommandRefused(f'"{workspace.name}" is not cloned yet, so there is nothing to archive')
             making = self._places.making(workspace.id)
@@ -109,8 +118,7 @@ class WorkspaceArchives:
                 raise CommandRefused(f'the archive folder has an archive of "{workspace.name}" already; move it away')
             await self._close(workspace)  # so that no login starts a program in what is packed
             try:
-                manifest = await self._make(workspace, making, say)
-                await self._refuse_programs(workspace)
+                manifest = await self._make(workspace, making, say, refuse)
                 target = self._places.target(workspace)
                 making.rename(target)  # from here on there is an archive, and nothing waits before what follows
             except BaseException:
@@ -120,7 +128,7 @@ class WorkspaceArchives:
         log_event(Event.WORKSPACE_ARCHIVED, workspace=workspace.name, size_bytes=manifest.archive.size_bytes)
         return archived(workspace, target, manifest)
 
-    async def _make(self, workspace: Workspace, making: Path, say: Say) -> Manifest:
+    async def _make(self, workspace: Workspace, making: Path, say: Say, refuse: Refuse | None) -> Manifest:
         """The whole archive under another name; on the disk, read back and compared when this returns."""
         with _disk_errors():
             await in_thread(remove_for_good, making)
@@ -128,11 +136,15 @@ class WorkspaceArchives:
             refuse_full_disk(making, self._limits.free_bytes_min)
             packer = await self._packer(workspace)
             survey = await packer.survey()
+            if refuse is not None:
+                refuse(unsaved_in(survey))
             bundle = await packer.bundle(making / BUNDLE)
             await say(f'packing "{workspace.name}"')
             written = await packer.pack(making / ARCHIVE)
             await say("reading the archive back")
             packed = await packer.check(making / ARCHIVE, written)
+            await self._refuse_programs(workspace)
+            await packer.refuse_changed(packed)  # to read it back took its time; what was written then is not in it
             manifest = Manifest(workspace.id, workspace.name, datetime.now(UTC), written, bundle, packed, survey)
             await in_thread(manifest.write, making)
             return manifest
@@ -155,6 +167,9 @@ class WorkspaceArchives:
         """Bring everything back; returns where the archive is kept, if it is. Raises ArchiveDamaged, CommandRefused;
         then the archive is as it was."""
         with self._alone(workspace):
+            workspace = await self._current(workspace)
+            if workspace.is_active:
+                raise CommandRefused(f'"{workspace.name}" is not archived')
             source = self._places.found(workspace.id)
             if source is None:
                 raise CommandRefused(f'the files of "{workspace.name}" are not in the archive folder')
@@ -192,6 +207,7 @@ class WorkspaceArchives:
 
     async def _open_again(self, workspace: Workspace, source: Path, kept: list[Path] | None) -> None:
         try:
+            await in_thread(sync_directory, self._places.workspaces_dir)  # it may be another disk than the archive's
             await self._rows.open_workspace(workspace.id, is_counted=True)
         except BaseException:
             await in_thread(self._places.remove_files, workspace.id)
@@ -231,17 +247,19 @@ class WorkspaceArchives:
             log_warning(Event.GATEWAY_WARNED, reason="survey_failed", workspace=workspace.name, detail=str(error))
             return UNKNOWN
 
-    async def purge(self, workspace: Workspace, *, refuse: Callable[[Unsaved], None]) -> int:
+    async def purge(self, workspace: Workspace, *, refuse: Refuse) -> int:
         """Delete files, archives, row, sessions and their recordings; how many sessions there were.
 
         `refuse` raises if this must not be lost; it is asked once nobody can change anything any more.
         """
         with self._alone(workspace):
+            workspace = await self._current(workspace)
             if workspace.is_active:
                 await self._close(workspace)
             try:
                 refuse(await self.unsaved(workspace))
                 await self._refuse_programs(workspace)
+                await self._end_keeper(workspace.id)
             except BaseException:
                 if workspace.is_active:
                     await uninterrupted(self._rows.open_workspace(workspace.id, is_counted=False))
@@ -271,15 +289,28 @@ class WorkspaceArchives:
     async def recover(self) -> list[Path]:
         """Finish or undo what a crash interrupted. For the start, when nobody else is at work. Returns folders that
         belong to nobody any more; to remove them may take long."""
-        for workspace_id in self._places.purged_ids():
-            await self._purge(workspace_id, [])
+        unfinished = [
+            workspace_id for workspace_id in self._places.purged_ids() if not await self._purged(workspace_id)
+        ]
         remains = self._places.remains()
         for row in await self._rows.list_workspaces(include_inactive=True):
             try:
-                remains += await self._recover(row)
+                if row.id not in unfinished:
+                    remains += await self._recover(row)
+                elif row.is_active:  # the next start deletes it: nobody may work in it until then
+                    await self._rows.close_workspace(row.id)
             except (GatewayError, OSError) as error:
                 log_warning(Event.GATEWAY_WARNED, reason="archive_not_recovered", workspace=row.name, detail=str(error))
         return remains
+
+    async def _purged(self, workspace_id: str) -> bool:
+        """Go on with what is marked as deleted; False: it cannot be done now, and the gateway starts all the same."""
+        try:
+            await self._purge(workspace_id, [])
+        except (GatewayError, OSError) as error:
+            log_warning(Event.GATEWAY_WARNED, reason="purge_not_finished", workspace_id=workspace_id, detail=str(error))
+            return False
+        return True
 
     async def sweep(self, remains: Sequence[Path]) -> None:
         for place in remains:
@@ -314,11 +345,19 @@ class WorkspaceArchives:
         finally:
             self._busy.discard(workspace.id)
 
+    async def _current(self, workspace: Workspace) -> Workspace:
+        """As it is now that no other command changes it: the caller's may be from before a question that was answered
+        late, and the files of one that was archived meanwhile look like those of an empty one."""
+        found = await self._rows.workspace(workspace.id)
+        if found is None:
+            raise WorkspaceMissing(f'"{workspace.name}" was deleted meanwhile')
+        return found
+
     async def _close(self, workspace: Workspace) -> None:
-        await self._rows.close_workspace(workspace.id)
         try:
+            await self._rows.close_workspace(workspace.id)
             await self._refuse_programs(workspace)
-        except BaseException:
+        except BaseException:  # also cancelled during the first: the database writes all the same
             await uninterrupted(self._rows.open_workspace(workspace.id, is_counted=False))
             raise
 

@@ -32,7 +32,7 @@ from gateway.workspace_name import (
 )
 from gateway.workspaces.declared import DeclaredClones
 from gateway.workspaces.git import FIRST_BRANCH
-from gateway.workspaces.making import HALF_MADE_PREFIX, Maker, Wanted, uninterrupted
+from gateway.workspaces.making import HALF_MADE_PREFIX, Made, Maker, Wanted, uninterrupted
 from gateway.workspaces.progress import GitProgress
 from gateway.workspaces.removal import remove_for_good
 from gateway.workspaces.renamed import GithubRepositories, RepositoryNames, follow_in_tree
@@ -174,11 +174,19 @@ class WorkspaceYard:
 
     async def _make(self, workspace: Workspace, name: str, wanted: Wanted, progress: GitProgress) -> Workspace:
         made = await self._maker.make(workspace, wanted, progress)
+        added: list[Workspace] = []
+        # Not to be cancelled: the row is written all the same, and would be one without files.
+        await uninterrupted(self._put_in_place(workspace, name, made, wanted, added))
+        return added[0]
+
+    async def _put_in_place(
+        self, workspace: Workspace, name: str, made: Made, wanted: Wanted, added: list[Workspace]
+    ) -> None:
         final = self._workspaces_dir / workspace.id
         try:
             made.place.rename(final)
             try:
-                return await self._add(workspace, name, made.branch, wanted=wanted)
+                added.append(await self._add(workspace, name, made.branch, wanted=wanted))
             except BaseException:
                 final.rename(made.place)
                 raise

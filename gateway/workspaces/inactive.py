@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from gateway.errors import GatewayError
+from gateway.errors import CommandRefused, GatewayError
 from gateway.events import Event
 from gateway.interfaces import SessionRow, SessionStatus, Workspace
 from gateway.journal import JournalAction
 from gateway.log import log_warning
 from gateway.workspaces.archive_places import Archived
-from gateway.workspaces.archives import Say
+from gateway.workspaces.archives import Refuse, Say
 from gateway.workspaces.unsaved import Unsaved
 
 BY = "schedule"
@@ -27,6 +27,8 @@ class InactiveRows(Protocol):
     """What this module asks of the database (gateway/store)."""
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]: ...
+
+    async def workspace(self, workspace_id: str) -> Workspace | None: ...
 
     async def list_sessions(
         self, *, include_ended: bool = False, limit: int = 200, workspaces: Sequence[str] | None = None
@@ -48,7 +50,7 @@ class Archives(Protocol):
 
     async def unsaved(self, workspace: Workspace) -> Unsaved: ...
 
-    async def archive(self, workspace: Workspace, *, say: Say) -> Archived: ...
+    async def archive(self, workspace: Workspace, *, say: Say, refuse: Refuse | None = None) -> Archived: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,23 @@ class InactiveWorkspaces:
     async def run(self) -> InactiveDone:
         """One workspace after the other; one that cannot be archived does not keep the others from it."""
         cutoff = self._now() - timedelta(days=self._days)
-        outcomes = [await self._look_at(workspace, cutoff) for workspace in await self._rows.list_workspaces()]
+        outcomes = [await self._look_at(workspace.id, cutoff) for workspace in await self._rows.list_workspaces()]
         return InactiveDone(
             archived_count=outcomes.count("archived"),
             unsaved_count=outcomes.count("unsaved"),
             failed_count=outcomes.count("failed"),
         )
 
-    async def _look_at(self, workspace: Workspace, cutoff: datetime) -> str:
+    async def _look_at(self, workspace_id: str, cutoff: datetime) -> str:
+        workspace = await self._rows.workspace(workspace_id)  # the others before it may have taken hours
+        if workspace is None or not workspace.is_active:
+            return "used"
+
+        def refuse(unsaved: Unsaved) -> None:
+            """Once more, when nobody can come in any more."""
+            if unsaved.changed_at is None or unsaved.changed_at >= cutoff or not unsaved.is_clean:
+                raise _UsedMeanwhile("somebody used it meanwhile")
+
         try:
             if not workspace.is_cloned or await self._is_in_use(workspace, cutoff):
                 return "used"
@@ -95,7 +106,9 @@ class InactiveWorkspaces:
                 return "used"
             if not unsaved.is_clean:
                 return "unsaved"
-            made = await self._archives.archive(workspace, say=_to_nobody)
+            made = await self._archives.archive(workspace, say=_to_nobody, refuse=refuse)
+        except _UsedMeanwhile:
+            return "used"
         except GatewayError as error:
             log_warning(Event.GATEWAY_WARNED, reason="not_archived", workspace=workspace.name, detail=str(error))
             return "failed"
@@ -112,6 +125,10 @@ class InactiveWorkspaces:
         if any(moment is not None and moment >= cutoff for moment in moments):
             return True
         return await self._programs.programs_in(workspace.id) > 0
+
+
+class _UsedMeanwhile(CommandRefused):
+    """Between the first look at a workspace and its archiving."""
 
 
 async def _to_nobody(text: str) -> None:

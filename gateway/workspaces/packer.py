@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +79,14 @@ class Packer:
         manifest = _Kept(MANIFEST_MAX_BYTES)
         await self._read("check", path, expected, stdout=manifest)
         return _last_line(bytes(manifest.data))
+
+    async def refuse_changed(self, packed: Mapping[str, Any]) -> None:
+        """Raises CommandRefused if anything was changed since it was packed. `packed`: what `check` returned."""
+        kept = _Kept(MANIFEST_MAX_BYTES)
+        end, said = await self._run("look", stdout=kept)
+        self._refuse(end, said)
+        if not packed.get("digest") or _last_line(bytes(kept.data)).get("digest") != packed["digest"]:
+            raise CommandRefused(self._refusal({"refused": "changed"}))
 
     async def unpack(self, path: Path, expected: FileFacts) -> None:
         """Bring home and tree back. Raises ArchiveDamaged, CommandRefused."""

@@ -115,6 +115,20 @@ async def test_the_bundle_is_a_repository_to_any_git_and_has_all_stashes(rig: Ar
         assert rig.git("cat-file", "-t", stash, where=tmp_path / "clone") == "commit\n"
 
 
+async def test_of_a_shallow_clone_there_is_no_bundle(rig: ArchiveRig):
+    """git writes one, calls it good, and cannot clone from it."""
+    rig.make_repository()
+    first = rig.git("rev-parse", "HEAD").strip()
+    rig.git("commit", "-q", "--allow-empty", "-m", "two")
+    (rig.tree / ".git" / "shallow").write_text(rig.git("rev-parse", "HEAD"))
+    (rig.tree / ".git" / "objects" / first[:2] / first[2:]).unlink()
+    before = snapshot(rig.home, rig.tree)
+    place = await rig.archive()
+    assert sorted(path.name for path in place.iterdir()) == [ARCHIVE, MANIFEST]
+    await rig.unarchive()
+    assert snapshot(rig.home, rig.tree) == before
+
+
 async def test_stock_tar_reads_the_archive_and_sha256sum_checks_it(rig: ArchiveRig, tmp_path: Path):
     """Somebody may have the file alone, years from now."""
     fill(rig)
@@ -226,20 +240,20 @@ async def test_what_takes_too_long_is_ended_and_changes_nothing(tmp_path: Path):
     await rig.keepers.close()
 
 
-@pytest.mark.parametrize("programs_before", range(4))
+@pytest.mark.parametrize("programs_before", range(6))
 async def test_cancelled_at_any_program_nothing_has_changed(rig: ArchiveRig, programs_before: int):
-    """Archiving runs three programs inside, bringing back one; cancelled as each of them starts."""
+    """Archiving runs five programs inside, bringing back one; cancelled as each of them starts."""
     fill(rig)
     before = snapshot(rig.home, rig.tree)
-    if programs_before == 3:
+    if programs_before == 5:
         await rig.archive()
-    running = asyncio.create_task(rig.unarchive() if programs_before == 3 else rig.archive())
+    running = asyncio.create_task(rig.unarchive() if programs_before == 5 else rig.archive())
     while sum(len(keeper.started) for keeper in rig.keepers.made) <= programs_before and not running.done():
         await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    if programs_before == 3:
+    if programs_before == 5:
         assert (rig.workspace.is_active, rig.on_disk) == (False, ([], [f"{NAME}-{ID}"]))
         await rig.unarchive()
     assert (rig.workspace.is_active, rig.on_disk) == (True, ([ID], []))

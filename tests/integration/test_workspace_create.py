@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,26 @@ async def test_a_keeper_that_dies_under_the_clone_is_said_and_leaves_nothing(rig
     with pytest.raises((KeeperGone, CommandRefused)):
         await creating
     rig.assert_nothing_left()
+
+
+async def test_cancelled_while_its_row_is_written_it_is_whole(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    """The database goes on writing: a row whose files were taken back would be half a workspace."""
+    real, asked = rig.rows.add_workspace, asyncio.Event()
+
+    async def add_workspace(*arguments: Any, **values: Any) -> Workspace:
+        written = asyncio.create_task(real(*arguments, **values))
+        asked.set()
+        await asyncio.wait({written})
+        return written.result()
+
+    monkeypatch.setattr(rig.rows, "add_workspace", add_workspace)
+    creating = asyncio.create_task(rig.create("notes"), name="creating")
+    await asked.wait()
+    creating.cancel()
+    await asyncio.wait({creating})
+    (row,) = rig.rows.rows
+    assert rig.left_on_disk == [row.id]
+    assert git(row.tree, "symbolic-ref", "HEAD") == "refs/heads/main"
 
 
 async def test_a_name_that_is_taken_meanwhile_leaves_nothing(rig: Rig):

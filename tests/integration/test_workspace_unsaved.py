@@ -104,6 +104,11 @@ def pushed_to_a_path(rig: ArchiveRig) -> None:
     rig.git("remote", "set-url", "origin", str(rig.home / "far.git"))
 
 
+def pushes_to_a_path(rig: ArchiveRig) -> None:
+    """Fetched from another host and pushed into the home, which moves the same refs."""
+    rig.git("remote", "set-url", "--push", "origin", str(rig.home / "far.git"))
+
+
 def broken(rig: ArchiveRig) -> None:
     (rig.tree / ".git" / "HEAD").write_text("nonsense")
 
@@ -131,6 +136,7 @@ def no_repository(rig: ArchiveRig) -> None:
         (bare, "1 commit that was not pushed in home/bare.git"),
         (worktree, "1 untracked file in home/second (new)"),
         (pushed_to_a_path, "1 commit that was not pushed"),
+        (pushes_to_a_path, "1 commit that was not pushed"),
         (broken, "the repository tree could not be looked at"),
         (no_repository, "1 file in no repository (README)"),
     ],

@@ -39,6 +39,9 @@ class Rows:
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]:
         return [row for row in self.rows.values() if include_inactive or row.is_active]
 
+    async def workspace(self, workspace_id: str) -> Workspace | None:
+        return self.rows.get(workspace_id)
+
     async def close_workspace(self, workspace_id: str) -> None:
         self._change(workspace_id, is_active=False, archived_at=None)
 

@@ -14,7 +14,7 @@ from gateway.errors import CommandRefused
 from gateway.interfaces import SessionRow, SessionStatus, Workspace
 from gateway.journal import JournalAction
 from gateway.workspaces.archive_places import Archived
-from gateway.workspaces.archives import Say
+from gateway.workspaces.archives import Refuse, Say
 from gateway.workspaces.inactive import InactiveDone, InactiveWorkspaces
 from gateway.workspaces.unsaved import UNKNOWN, Unsaved
 from tests.support.lobby import NOW, session, workspace
@@ -30,6 +30,7 @@ class World:
     workspaces: list[Workspace]
     sessions: list[SessionRow] = field(default_factory=list)
     found: Unsaved = CLEAN
+    found_then: Unsaved | None = None  # once logins are refused
     program_count: int = 0
     refused: str = ""
     archived: list[str] = field(default_factory=list)
@@ -37,6 +38,9 @@ class World:
 
     async def list_workspaces(self, *, include_inactive: bool = False) -> list[Workspace]:
         return self.workspaces
+
+    async def workspace(self, workspace_id: str) -> Workspace | None:
+        return next((row for row in self.workspaces if row.id == workspace_id), None)
 
     async def list_sessions(
         self, *, include_ended: bool = False, limit: int = 200, workspaces: Sequence[str] | None = None
@@ -55,7 +59,9 @@ class World:
     async def unsaved(self, workspace: Workspace) -> Unsaved:
         return self.found
 
-    async def archive(self, workspace: Workspace, *, say: Say) -> Archived:
+    async def archive(self, workspace: Workspace, *, say: Say, refuse: Refuse | None = None) -> Archived:
+        assert refuse is not None
+        refuse(self.found_then or self.found)
         if workspace.name == self.refused:
             raise CommandRefused("there is not enough room on the disk")
         self.archived.append(workspace.name)
@@ -103,6 +109,24 @@ async def test_one_with_work_of_its_own_stays(found: Unsaved):
     world = World([old()], found=replace(found, changed_at=LONG_AGO))
     assert (await world.run()).unsaved_count == 1
     assert world.archived == []
+
+
+@pytest.mark.parametrize("found", [Unsaved((), changed_at=LATELY), Unsaved(("1 stash",), changed_at=LONG_AGO), UNKNOWN])
+async def test_one_that_was_used_after_it_was_looked_at_stays(found: Unsaved):
+    world = World([old()], found_then=found)
+    assert (await world.run(), world.archived) == (InactiveDone(0, 0, 0), [])
+
+
+async def test_one_that_somebody_archived_meanwhile_is_not_looked_at():
+    world = World([old()])
+    world.list_workspaces = lambda: _answer([old()])  # type: ignore[method-assign]
+    world.workspaces = [old(is_active=False)]
+    world.found = UNKNOWN
+    assert await world.run() == InactiveDone(0, 0, 0)
+
+
+async def _answer(rows: list[Workspace]) -> list[Workspace]:
+    return rows
 
 
 async def test_one_that_fails_does_not_keep_the_others_from_it():

@@ -11,6 +11,7 @@ from importlib import import_module
 # verb → (module, function). Each takes home and tree; what it has to say goes to its streams.
 VERBS = {
     "pack": ("pack", "pack"),  # stdout: the tar
+    "look": ("pack", "look"),  # stdout: the digest of a scan, JSON
     "unpack": ("unpack", "unpack"),  # stdin: the tar
     "check": ("unpack", "check"),  # stdin: the tar; stdout: its manifest, JSON
     "survey": ("survey", "survey"),  # stdout: JSON

@@ -22,6 +22,8 @@ def bundle(home: str, tree: str) -> None:
             tree, "rev-parse", "-q", "--verify", "HEAD"
         ):
             raise Refused("no_commits")
+        if git.output(tree, "rev-parse", "--is-shallow-repository") == "true":
+            raise Refused("bundle")  # git would write one, call it good, and refuse to clone from it
         with tempfile.TemporaryFile() as file:
             _write(tree, file.fileno())
             # By its descriptor: it has no name that a program could put something else under.

@@ -44,9 +44,14 @@ def pack(home: str, tree: str) -> None:
         found = asdict(before)
         found["skipped_count"] = len(before.skipped)
         found["skipped"] = [name[:NAME_SHOWN_MAX] for name in before.skipped[:NAMES_LISTED_MAX]]
-        for name in ("digest", "unreadable"):
-            del found[name]
+        del found["unreadable"]
         packer.finish(json.dumps(found).encode())
+
+
+def look(home: str, tree: str) -> None:
+    """Prints the digest that the manifest has if nothing was changed since."""
+    sys.stdout.write(json.dumps({"digest": scan(home, tree).digest}))
+    sys.stdout.flush()
 
 
 class _Packer:

@@ -195,12 +195,19 @@ def _look_at_commits(repository: Repository, where: str, *git_dir: str) -> None:
 
 def _remotes_elsewhere(where: str, *git_dir: str) -> Iterator[str]:
     """Remotes on another host. What was pushed to a path in here goes with the workspace."""
-    for name in git.output(where, *git_dir, "remote").split("\n"):
-        url = git.output(where, *git_dir, "ls-remote", "--get-url", "--", name) if name else ""
-        scheme, has_scheme, _ = url.partition("://")
-        is_scp_like = not has_scheme and ":" in url.partition("/")[0]
-        if is_scp_like or (has_scheme and scheme != "file"):
-            yield name
+    for name in filter(None, git.output(where, *git_dir, "remote").split("\n")):
+        # A push moves the same refs as a fetch, and may go elsewhere.
+        if git.succeeds(where, *git_dir, "remote", "get-url", "--", name):
+            urls = [git.output(where, *git_dir, "ls-remote", "--get-url", "--", name)]
+            urls += git.output(where, *git_dir, "remote", "get-url", "--push", "--all", "--", name).split("\n")
+            if all(map(_is_elsewhere, urls)):
+                yield name
+
+
+def _is_elsewhere(url: str) -> bool:
+    scheme, has_scheme, _ = url.partition("://")
+    is_scp_like = not has_scheme and ":" in url.partition("/")[0]
+    return is_scp_like or (bool(has_scheme) and scheme != "file")
 
 
 def _describe(found: Survey, path: str) -> None:
