@@ -28,6 +28,8 @@ _WORDS = {
     "make them readable inside (chmod -R u+rX PATH), then try again",
     "changed": 'something in "{name}" was changed while it was read, so its archive would not be whole; end what '
     "changes it, then try again",
+    "borrowed": 'the repository {paths} in "{name}" borrows objects from a cache, which an archive leaves out; make it '
+    "whole inside (git repack -a -d, then remove its objects/info/alternates), then try again",
     "attributes": 'the extended attributes of {paths} in "{name}" cannot be read, so its archive would not be whole',
     "damaged": 'the archive of "{name}" is damaged: {paths}',
     "not_empty": 'the place for "{name}" is not empty; try again',

@@ -129,6 +129,27 @@ async def test_of_a_shallow_clone_there_is_no_bundle(rig: ArchiveRig):
     assert snapshot(rig.home, rig.tree) == before
 
 
+@pytest.mark.parametrize("is_relative", [False, True])
+async def test_a_repository_that_borrows_from_a_cache_is_refused(rig: ArchiveRig, is_relative: bool):
+    """It would come back without its objects."""
+    lender, borrower = rig.home / ".cache" / "mirror", rig.tree / "lib"
+    lender.mkdir(parents=True)
+    rig.make_repository(lender)
+    rig.git("clone", "-q", "--shared", str(lender), str(borrower))
+    if is_relative:
+        objects = borrower / ".git" / "objects"
+        (objects / "info" / "alternates").write_text(os.path.relpath(lender / ".git" / "objects", objects) + "\n")
+    before = snapshot(rig.home, rig.tree)
+    with pytest.raises(CommandRefused, match=r"tree/lib/\.git in .* borrows objects"):
+        await rig.archive()
+    assert (rig.workspace.is_active, rig.on_disk, snapshot(rig.home, rig.tree)) == (True, ([ID], []), before)
+    rig.git("repack", "-adq", where=borrower)
+    (borrower / ".git" / "objects" / "info" / "alternates").unlink()
+    await rig.archive()
+    await rig.unarchive()
+    rig.git("fsck", where=borrower)
+
+
 async def test_stock_tar_reads_the_archive_and_sha256sum_checks_it(rig: ArchiveRig, tmp_path: Path):
     """Somebody may have the file alone, years from now."""
     fill(rig)

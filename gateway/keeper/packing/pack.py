@@ -19,24 +19,27 @@ from typing import IO
 from . import tarstream
 from .refusal import Refused
 from .tarstream import Member
-from .walk import Entry, fd_path, scan, walk
+from .walk import CACHES, Entry, fd_path, scan, walk
 
 PIECE_BYTES = 256 * 1024
 SEGMENTS_MAX = 10_000  # of a sparse file; with more holes than that it is packed as if it had none
 NAMES_LISTED_MAX = 1000  # of what is left out, in the manifest
 NAME_SHOWN_MAX = 200
+_BORROWS = "/objects/info/alternates"  # what a repository made with `git clone --shared` or `--reference` has
 # What an owner may give back. The rest (security.…) is the system's to set.
 XATTR_PREFIXES = ("user.", "system.posix_acl_")
 
 
 def pack(home: str, tree: str) -> None:
-    """Raises Refused: unreadable, changed, attributes."""
+    """Raises Refused: unreadable, changed, attributes, borrowed."""
     before = scan(home, tree)
     if before.unreadable:
         raise Refused("unreadable", before.unreadable)
     with tempfile.TemporaryFile() as sums:
         packer = _Packer(sys.stdout.buffer, sums)
         for entry in walk(home, tree, before.unreadable):
+            if entry.is_file and entry.name.endswith(_BORROWS):
+                _refuse_borrowed(entry, home, tree)
             packer.add(entry)
         after = scan(home, tree)
         if after.digest != before.digest or before.unreadable:
@@ -46,6 +49,23 @@ def pack(home: str, tree: str) -> None:
         found["skipped"] = [name[:NAME_SHOWN_MAX] for name in before.skipped[:NAMES_LISTED_MAX]]
         del found["unreadable"]
         packer.finish(json.dumps(found).encode())
+
+
+def _refuse_borrowed(entry: Entry, home: str, tree: str) -> None:
+    """A repository whose objects are in a cache, which is left out, would come back without them."""
+    fd = _opened(entry)
+    try:
+        text = os.pread(fd, PIECE_BYTES, 0)
+    finally:
+        os.close(fd)
+    root, _, rest = entry.name.removesuffix("/info/alternates").partition("/")
+    objects = f"{home if root == 'home' else tree}/{rest}"
+    for line in filter(None, text.replace(b"\0", b"\n").split(b"\n")):
+        lender = os.path.realpath(os.path.join(objects, os.fsdecode(line)))  # noqa: PTH118
+        for cache in CACHES:
+            left_out = os.path.realpath(f"{home}/{cache.removeprefix('home/')}")
+            if f"{lender}/".startswith(f"{left_out}/"):
+                raise Refused("borrowed", [entry.name.removesuffix(_BORROWS)])
 
 
 def look(home: str, tree: str) -> None:
